@@ -1,0 +1,27 @@
+package child
+
+import (
+	"fmt"
+	"net"
+)
+
+// Ports returns n free ports of the loopback address. They are taken together, because asked
+// for one by one the kernel gives the same port twice.
+func Ports(n int) ([]int, error) {
+	listeners := make([]net.Listener, 0, n)
+	defer func() {
+		for _, l := range listeners {
+			_ = l.Close() //nolint:errcheck // nothing was accepted
+		}
+	}()
+	ports := make([]int, 0, n)
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("taking a free port: %w", err)
+		}
+		listeners = append(listeners, l)
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
