@@ -43,11 +43,22 @@ type Topic struct {
 	Retention time.Duration
 	// MinCompactionLag keeps superseded records of compacted topics at least this long.
 	MinCompactionLag time.Duration
-	Writers          []string
-	Doc              string
+	// MaxMessageBytes is the largest record batch the brokers take; a writer checks its records against it.
+	MaxMessageBytes int32
+	Writers         []string
+	Doc             string
 }
 
 const day = 24 * time.Hour
+
+const (
+	// kafkaMaxMessageBytes is Kafka's own default, stated so that a broker's other default changes nothing.
+	kafkaMaxMessageBytes int32 = 1 << 20
+	// closedMaxMessageBytes lets one ProducerClosed carry the open reservations of a busy workspace.
+	closedMaxMessageBytes int32 = 8 << 20
+	// deadLetterMaxMessageBytes lets a dead letter hold the largest record of any other topic.
+	deadLetterMaxMessageBytes int32 = 9 << 20
+)
 
 // tableCompactionLag is the longest outage of a reader of a goka table's outbox.
 const tableCompactionLag = 24 * time.Hour
@@ -56,61 +67,72 @@ const tableCompactionLag = 24 * time.Hour
 var (
 	Requests = Topic{
 		Name: "rateguard.requests.v1", Key: ByWorkspace, Sharded: true,
-		Bodies:  []string{"request_recorded", "denials_aggregated", "producer_closed"},
+		Bodies:  []string{"request_recorded", "denials_aggregated", "producer_closed", "skipped"},
 		Cleanup: Delete, Retention: 30 * day, Writers: []string{"proxy"},
-		Doc: "One record a request, also denied ones, with the decision and what each check saw.",
+		MaxMessageBytes: closedMaxMessageBytes,
+		Doc:             "One record a request, also denied ones, with the decision and what each check saw.",
 	}
 	Costs = Topic{
 		Name: "rateguard.costs.v1", Key: ByWorkspace, Sharded: true,
 		Bodies: []string{"reservation_opened", "cost_settled", "reservation_voided", "reservation_expired", "cost_corrected",
-			"producer_started", "round", "seal", "producer_closed"},
+			"producer_started", "round", "seal", "producer_closed", "skipped"},
 		Cleanup: Delete, Retention: 400 * day, Writers: []string{"proxy", "control"},
-		Doc: "Life of every reservation: opened before it is forwarded, ended once, corrected by revision.",
+		MaxMessageBytes: closedMaxMessageBytes,
+		Doc:             "Life of every reservation: opened before it is forwarded, ended once, corrected by revision.",
 	}
 	Producers = Topic{
 		Name: "rateguard.producers.v1", Key: ByProducer,
 		Bodies: []string{"producer_status"}, Cleanup: Compact, Writers: []string{"proxy"},
-		Doc: "Which proxy processes ran and which of them are closed.",
+		MaxMessageBytes: kafkaMaxMessageBytes,
+		Doc:             "Which proxy processes ran and which of them are closed.",
 	}
 	Policies = Topic{
 		Name: "rateguard.policies.v1", Key: ByWorkspace, Sharded: true,
 		Bodies: []string{"workspace_policy"}, Cleanup: Compact, Writers: []string{"control"},
-		Doc: "Routes, limits and budgets of a workspace as one versioned document.",
+		MaxMessageBytes: kafkaMaxMessageBytes,
+		Doc:             "Routes, limits and budgets of a workspace as one versioned document.",
 	}
 	PolicyHistory = Topic{
 		Name: "rateguard.policy-history.v1", Key: ByWorkspace, Sharded: true,
 		Bodies: []string{"workspace_policy"}, Cleanup: Delete, Retention: 400 * day, Writers: []string{"control"},
-		Doc: "Every version of every policy: what proofs and replays read.",
+		MaxMessageBytes: kafkaMaxMessageBytes,
+		Doc:             "Every version of every policy: what proofs and replays read.",
 	}
 	Keys = Topic{
 		Name: "rateguard.keys.v1", Key: ByKey, Sharded: true,
 		Bodies: []string{"key_record"}, Cleanup: Compact, Writers: []string{"control"},
-		Doc: "API keys by SHA-256; a tombstone deletes one.",
+		MaxMessageBytes: kafkaMaxMessageBytes,
+		Doc:             "API keys by SHA-256; a tombstone deletes one.",
 	}
 	Prices = Topic{
 		Name: "rateguard.prices.v1", Key: ByProviderModel,
 		Bodies: []string{"price_history"}, Cleanup: Compact, Writers: []string{"control"},
-		Doc: "Price overrides with effective dates.",
+		MaxMessageBytes: kafkaMaxMessageBytes,
+		Doc:             "Price overrides with effective dates.",
 	}
 	Alerts = Topic{
 		Name: "rateguard.alerts.v1", Key: ByWorkspace, Sharded: true,
 		Bodies: []string{"alert"}, Cleanup: Delete, Retention: 90 * day, Writers: []string{"processors"},
-		Doc: "Alerts raised and resolved, for webhooks and other systems.",
+		MaxMessageBytes: kafkaMaxMessageBytes,
+		Doc:             "Alerts raised and resolved, for webhooks and other systems.",
 	}
 	Audit = Topic{
 		Name: "rateguard.audit.v1", Key: ByWorkspace, Sharded: true,
 		Bodies: []string{"control_action"}, Cleanup: Delete, Retention: 400 * day, Writers: []string{"control"},
-		Doc: "Who changed what; hash-chained.",
+		MaxMessageBytes: kafkaMaxMessageBytes,
+		Doc:             "Who changed what; hash-chained.",
 	}
 	DeadLetters = Topic{
 		Name: "rateguard.dead-letters.v1", Key: ByOriginal, Sharded: true,
 		Bodies: []string{"dead_letter"}, Cleanup: Delete, Retention: 30 * day, Writers: []string{"processors", "projections"},
-		Doc: "Records that a consumer could not read or apply, with their original bytes.",
+		MaxMessageBytes: deadLetterMaxMessageBytes,
+		Doc:             "Records that a consumer could not read or apply, with their original bytes.",
 	}
 	Ticks = Topic{
 		Name: "rateguard.ticks.v1", Key: ByPartition, Sharded: true,
 		Bodies: []string{"tick"}, Cleanup: Delete, Retention: day, Writers: []string{"control"},
-		Doc: "The time, once a partition each 10 s: the clock of the folds.",
+		MaxMessageBytes: kafkaMaxMessageBytes,
+		Doc:             "The time, once a partition each 10 s: the clock of the folds.",
 	}
 	SpendTable = table(SpendGroup)
 )
@@ -123,7 +145,8 @@ func table(group string) Topic {
 	return Topic{
 		Name: group + "-table", Key: ByWorkspace, Sharded: true,
 		Cleanup: Compact, MinCompactionLag: tableCompactionLag, Writers: []string{"processors"},
-		Doc: "State of the group " + group + ", by workspace.",
+		MaxMessageBytes: kafkaMaxMessageBytes,
+		Doc:             "State of the group " + group + ", by workspace.",
 	}
 }
 

@@ -948,6 +948,60 @@ func (x *ProducerClosed) GetRows() []*RequestRecorded {
 	return nil
 }
 
+// Skipped stands in the log at the place of a record that a broker refused for good, with that
+// record's key and sequence. The record itself is quarantined on the disk of its proxy.
+type Skipped struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Skipped) Reset() {
+	*x = Skipped{}
+	mi := &file_rateguard_v1_costs_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Skipped) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Skipped) ProtoMessage() {}
+
+func (x *Skipped) ProtoReflect() protoreflect.Message {
+	mi := &file_rateguard_v1_costs_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Skipped.ProtoReflect.Descriptor instead.
+func (*Skipped) Descriptor() ([]byte, []int) {
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Skipped) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Skipped) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_rateguard_v1_costs_proto protoreflect.FileDescriptor
 
 const file_rateguard_v1_costs_proto_rawDesc = "" +
@@ -1024,7 +1078,10 @@ const file_rateguard_v1_costs_proto_rawDesc = "" +
 	"producerId\x12\x12\n" +
 	"\x04mark\x18\x02 \x01(\x04R\x04mark\x12)\n" +
 	"\x04ends\x18\x03 \x03(\v2\x15.rateguard.v1.OutcomeR\x04ends\x121\n" +
-	"\x04rows\x18\x04 \x03(\v2\x1d.rateguard.v1.RequestRecordedR\x04rows*x\n" +
+	"\x04rows\x18\x04 \x03(\v2\x1d.rateguard.v1.RequestRecordedR\x04rows\"=\n" +
+	"\aSkipped\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason*x\n" +
 	"\vOutcomeKind\x12\x1c\n" +
 	"\x18OUTCOME_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14OUTCOME_KIND_SETTLED\x10\x01\x12\x17\n" +
@@ -1044,7 +1101,7 @@ func file_rateguard_v1_costs_proto_rawDescGZIP() []byte {
 }
 
 var file_rateguard_v1_costs_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_rateguard_v1_costs_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_rateguard_v1_costs_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_rateguard_v1_costs_proto_goTypes = []any{
 	(OutcomeKind)(0),           // 0: rateguard.v1.OutcomeKind
 	(*Subject)(nil),            // 1: rateguard.v1.Subject
@@ -1059,16 +1116,17 @@ var file_rateguard_v1_costs_proto_goTypes = []any{
 	(*Round)(nil),              // 10: rateguard.v1.Round
 	(*Seal)(nil),               // 11: rateguard.v1.Seal
 	(*ProducerClosed)(nil),     // 12: rateguard.v1.ProducerClosed
-	(*RequestContext)(nil),     // 13: rateguard.v1.RequestContext
-	(*Usage)(nil),              // 14: rateguard.v1.Usage
-	(*RequestRecorded)(nil),    // 15: rateguard.v1.RequestRecorded
+	(*Skipped)(nil),            // 13: rateguard.v1.Skipped
+	(*RequestContext)(nil),     // 14: rateguard.v1.RequestContext
+	(*Usage)(nil),              // 15: rateguard.v1.Usage
+	(*RequestRecorded)(nil),    // 16: rateguard.v1.RequestRecorded
 }
 var file_rateguard_v1_costs_proto_depIdxs = []int32{
 	1,  // 0: rateguard.v1.ReservationOpened.subject:type_name -> rateguard.v1.Subject
 	2,  // 1: rateguard.v1.ReservationOpened.holds:type_name -> rateguard.v1.Hold
-	13, // 2: rateguard.v1.ReservationOpened.context:type_name -> rateguard.v1.RequestContext
+	14, // 2: rateguard.v1.ReservationOpened.context:type_name -> rateguard.v1.RequestContext
 	0,  // 3: rateguard.v1.Outcome.kind:type_name -> rateguard.v1.OutcomeKind
-	14, // 4: rateguard.v1.Outcome.usage:type_name -> rateguard.v1.Usage
+	15, // 4: rateguard.v1.Outcome.usage:type_name -> rateguard.v1.Usage
 	1,  // 5: rateguard.v1.Outcome.subject:type_name -> rateguard.v1.Subject
 	2,  // 6: rateguard.v1.Outcome.holds:type_name -> rateguard.v1.Hold
 	4,  // 7: rateguard.v1.CostSettled.outcome:type_name -> rateguard.v1.Outcome
@@ -1076,7 +1134,7 @@ var file_rateguard_v1_costs_proto_depIdxs = []int32{
 	4,  // 9: rateguard.v1.ReservationExpired.outcome:type_name -> rateguard.v1.Outcome
 	4,  // 10: rateguard.v1.CostCorrected.outcome:type_name -> rateguard.v1.Outcome
 	4,  // 11: rateguard.v1.ProducerClosed.ends:type_name -> rateguard.v1.Outcome
-	15, // 12: rateguard.v1.ProducerClosed.rows:type_name -> rateguard.v1.RequestRecorded
+	16, // 12: rateguard.v1.ProducerClosed.rows:type_name -> rateguard.v1.RequestRecorded
 	13, // [13:13] is the sub-list for method output_type
 	13, // [13:13] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
@@ -1099,7 +1157,7 @@ func file_rateguard_v1_costs_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rateguard_v1_costs_proto_rawDesc), len(file_rateguard_v1_costs_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

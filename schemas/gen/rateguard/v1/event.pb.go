@@ -48,6 +48,7 @@ type Event struct {
 	//	*Event_Round
 	//	*Event_Seal
 	//	*Event_ProducerClosed
+	//	*Event_Skipped
 	//	*Event_WorkspacePolicy
 	//	*Event_KeyRecord
 	//	*Event_PriceHistory
@@ -239,6 +240,15 @@ func (x *Event) GetProducerClosed() *ProducerClosed {
 	return nil
 }
 
+func (x *Event) GetSkipped() *Skipped {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Skipped); ok {
+			return x.Skipped
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetWorkspacePolicy() *WorkspacePolicy {
 	if x != nil {
 		if x, ok := x.Body.(*Event_WorkspacePolicy); ok {
@@ -359,6 +369,10 @@ type Event_ProducerClosed struct {
 	ProducerClosed *ProducerClosed `protobuf:"bytes,28,opt,name=producer_closed,json=producerClosed,proto3,oneof"`
 }
 
+type Event_Skipped struct {
+	Skipped *Skipped `protobuf:"bytes,29,opt,name=skipped,proto3,oneof"`
+}
+
 type Event_WorkspacePolicy struct {
 	WorkspacePolicy *WorkspacePolicy `protobuf:"bytes,40,opt,name=workspace_policy,json=workspacePolicy,proto3,oneof"`
 }
@@ -413,6 +427,8 @@ func (*Event_Seal) isEvent_Body() {}
 
 func (*Event_ProducerClosed) isEvent_Body() {}
 
+func (*Event_Skipped) isEvent_Body() {}
+
 func (*Event_WorkspacePolicy) isEvent_Body() {}
 
 func (*Event_KeyRecord) isEvent_Body() {}
@@ -433,7 +449,7 @@ var File_rateguard_v1_event_proto protoreflect.FileDescriptor
 
 const file_rateguard_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x18rateguard/v1/event.proto\x12\frateguard.v1\x1a\x19rateguard/v1/config.proto\x1a\x18rateguard/v1/costs.proto\x1a\x1drateguard/v1/operations.proto\x1a\x1brateguard/v1/requests.proto\"\xca\v\n" +
+	"\x18rateguard/v1/event.proto\x12\frateguard.v1\x1a\x19rateguard/v1/config.proto\x1a\x18rateguard/v1/costs.proto\x1a\x1drateguard/v1/operations.proto\x1a\x1brateguard/v1/requests.proto\"\xfd\v\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12%\n" +
 	"\x0eschema_version\x18\x02 \x01(\rR\rschemaVersion\x12\x1f\n" +
@@ -452,7 +468,8 @@ const file_rateguard_v1_event_proto_rawDesc = "" +
 	"\x10producer_started\x18\x19 \x01(\v2\x1d.rateguard.v1.ProducerStartedH\x00R\x0fproducerStarted\x12+\n" +
 	"\x05round\x18\x1a \x01(\v2\x13.rateguard.v1.RoundH\x00R\x05round\x12(\n" +
 	"\x04seal\x18\x1b \x01(\v2\x12.rateguard.v1.SealH\x00R\x04seal\x12G\n" +
-	"\x0fproducer_closed\x18\x1c \x01(\v2\x1c.rateguard.v1.ProducerClosedH\x00R\x0eproducerClosed\x12J\n" +
+	"\x0fproducer_closed\x18\x1c \x01(\v2\x1c.rateguard.v1.ProducerClosedH\x00R\x0eproducerClosed\x121\n" +
+	"\askipped\x18\x1d \x01(\v2\x15.rateguard.v1.SkippedH\x00R\askipped\x12J\n" +
 	"\x10workspace_policy\x18( \x01(\v2\x1d.rateguard.v1.WorkspacePolicyH\x00R\x0fworkspacePolicy\x128\n" +
 	"\n" +
 	"key_record\x18) \x01(\v2\x17.rateguard.v1.KeyRecordH\x00R\tkeyRecord\x12A\n" +
@@ -491,14 +508,15 @@ var file_rateguard_v1_event_proto_goTypes = []any{
 	(*Round)(nil),              // 9: rateguard.v1.Round
 	(*Seal)(nil),               // 10: rateguard.v1.Seal
 	(*ProducerClosed)(nil),     // 11: rateguard.v1.ProducerClosed
-	(*WorkspacePolicy)(nil),    // 12: rateguard.v1.WorkspacePolicy
-	(*KeyRecord)(nil),          // 13: rateguard.v1.KeyRecord
-	(*PriceHistory)(nil),       // 14: rateguard.v1.PriceHistory
-	(*ProducerStatus)(nil),     // 15: rateguard.v1.ProducerStatus
-	(*Alert)(nil),              // 16: rateguard.v1.Alert
-	(*ControlAction)(nil),      // 17: rateguard.v1.ControlAction
-	(*Tick)(nil),               // 18: rateguard.v1.Tick
-	(*DeadLetter)(nil),         // 19: rateguard.v1.DeadLetter
+	(*Skipped)(nil),            // 12: rateguard.v1.Skipped
+	(*WorkspacePolicy)(nil),    // 13: rateguard.v1.WorkspacePolicy
+	(*KeyRecord)(nil),          // 14: rateguard.v1.KeyRecord
+	(*PriceHistory)(nil),       // 15: rateguard.v1.PriceHistory
+	(*ProducerStatus)(nil),     // 16: rateguard.v1.ProducerStatus
+	(*Alert)(nil),              // 17: rateguard.v1.Alert
+	(*ControlAction)(nil),      // 18: rateguard.v1.ControlAction
+	(*Tick)(nil),               // 19: rateguard.v1.Tick
+	(*DeadLetter)(nil),         // 20: rateguard.v1.DeadLetter
 }
 var file_rateguard_v1_event_proto_depIdxs = []int32{
 	1,  // 0: rateguard.v1.Event.request_recorded:type_name -> rateguard.v1.RequestRecorded
@@ -512,19 +530,20 @@ var file_rateguard_v1_event_proto_depIdxs = []int32{
 	9,  // 8: rateguard.v1.Event.round:type_name -> rateguard.v1.Round
 	10, // 9: rateguard.v1.Event.seal:type_name -> rateguard.v1.Seal
 	11, // 10: rateguard.v1.Event.producer_closed:type_name -> rateguard.v1.ProducerClosed
-	12, // 11: rateguard.v1.Event.workspace_policy:type_name -> rateguard.v1.WorkspacePolicy
-	13, // 12: rateguard.v1.Event.key_record:type_name -> rateguard.v1.KeyRecord
-	14, // 13: rateguard.v1.Event.price_history:type_name -> rateguard.v1.PriceHistory
-	15, // 14: rateguard.v1.Event.producer_status:type_name -> rateguard.v1.ProducerStatus
-	16, // 15: rateguard.v1.Event.alert:type_name -> rateguard.v1.Alert
-	17, // 16: rateguard.v1.Event.control_action:type_name -> rateguard.v1.ControlAction
-	18, // 17: rateguard.v1.Event.tick:type_name -> rateguard.v1.Tick
-	19, // 18: rateguard.v1.Event.dead_letter:type_name -> rateguard.v1.DeadLetter
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	12, // 11: rateguard.v1.Event.skipped:type_name -> rateguard.v1.Skipped
+	13, // 12: rateguard.v1.Event.workspace_policy:type_name -> rateguard.v1.WorkspacePolicy
+	14, // 13: rateguard.v1.Event.key_record:type_name -> rateguard.v1.KeyRecord
+	15, // 14: rateguard.v1.Event.price_history:type_name -> rateguard.v1.PriceHistory
+	16, // 15: rateguard.v1.Event.producer_status:type_name -> rateguard.v1.ProducerStatus
+	17, // 16: rateguard.v1.Event.alert:type_name -> rateguard.v1.Alert
+	18, // 17: rateguard.v1.Event.control_action:type_name -> rateguard.v1.ControlAction
+	19, // 18: rateguard.v1.Event.tick:type_name -> rateguard.v1.Tick
+	20, // 19: rateguard.v1.Event.dead_letter:type_name -> rateguard.v1.DeadLetter
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_rateguard_v1_event_proto_init() }
@@ -548,6 +567,7 @@ func file_rateguard_v1_event_proto_init() {
 		(*Event_Round)(nil),
 		(*Event_Seal)(nil),
 		(*Event_ProducerClosed)(nil),
+		(*Event_Skipped)(nil),
 		(*Event_WorkspacePolicy)(nil),
 		(*Event_KeyRecord)(nil),
 		(*Event_PriceHistory)(nil),
