@@ -179,6 +179,9 @@ func (p *Process) Err() error {
 	return exitError(p.err)
 }
 
+// Succeeded reports, after Done, whether the child ended with status 0.
+func (p *Process) Succeeded() bool { return p.err == nil }
+
 // PID returns the child's process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
