@@ -1,0 +1,133 @@
+package price
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/price/internal/catalogue"
+)
+
+// overrideKey is a provider's id and a lower-cased model name.
+type overrideKey struct{ provider, model string }
+
+// history holds the overrides of one model, oldest first.
+type history struct {
+	model string
+	steps []step
+}
+
+type step struct {
+	from  int64  // Unix microseconds
+	rates *rates // nil: the catalogue's price again
+}
+
+// at returns the override in force at an instant, nil where the catalogue's price holds.
+func (h *history) at(at time.Time) *rates {
+	us := at.UnixMicro()
+	for i := len(h.steps) - 1; i >= 0; i-- {
+		if us >= h.steps[i].from {
+			return h.steps[i].rates
+		}
+	}
+	return nil
+}
+
+// With returns a catalogue with exactly these overrides on top of the built-in prices; it does not stack on earlier overrides.
+//
+// A history holds for its provider and model name, and for the catalogue's model of that id under any of its names.
+// An override replaces all prices of the model from its instant on; one without prices gives the model back to the
+// catalogue. Units are named as in events; durations are "audio_hours" and "input_audio_hours", in pico-USD an hour.
+// Every problem is in the error (ErrInvalidOverride); the receiver stays usable.
+func (c *Catalogue) With(overrides []*rateguardv1.PriceHistory) (*Catalogue, error) {
+	next := &Catalogue{base: c.base, version: c.base, providers: c.providers, byID: c.byID, lookups: newCache()}
+	if len(overrides) == 0 {
+		return next, nil
+	}
+	next.override = make(map[overrideKey]*history, len(overrides))
+	latest := make(map[overrideKey]*rateguardv1.PriceHistory, len(overrides))
+	var problems []error
+	for _, o := range overrides {
+		key := overrideKey{strings.ToLower(strings.TrimSpace(o.GetProvider())), strings.ToLower(o.GetModel())}
+		if p := c.providerNamed(key.provider); p != nil {
+			key.provider = p.id
+		}
+		if seen, ok := latest[key]; ok && seen.GetVersion() >= o.GetVersion() {
+			continue
+		}
+		h, err := newHistory(o)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%w of %s/%s: %w", ErrInvalidOverride, o.GetProvider(), o.GetModel(), err))
+			continue
+		}
+		latest[key], next.override[key] = o, h
+	}
+	if len(problems) > 0 {
+		return nil, errors.Join(problems...)
+	}
+	fingerprint, err := fingerprint(latest)
+	if err != nil {
+		return nil, err
+	}
+	next.version = c.base + "+" + fingerprint
+	return next, nil
+}
+
+func newHistory(o *rateguardv1.PriceHistory) (*history, error) {
+	if o.GetModel() == "" {
+		return nil, errors.New("no model is named")
+	}
+	h := &history{model: o.GetModel()}
+	for _, v := range o.GetOverrides() {
+		s := step{from: v.GetEffectiveFromUnixUs()}
+		if len(v.GetPicoUsd()) > 0 {
+			byName := make(map[string]catalogue.Rate, len(v.GetPicoUsd()))
+			for name, pico := range v.GetPicoUsd() {
+				byName[name] = catalogue.Rate{Base: pico}
+			}
+			r, err := newRates(byName)
+			if err != nil {
+				return nil, err
+			}
+			s.rates = r
+		}
+		h.steps = append(h.steps, s)
+	}
+	// Of two with the same instant the later one wins, so the order is kept.
+	slices.SortStableFunc(h.steps, func(a, b step) int {
+		switch {
+		case a.from < b.from:
+			return -1
+		case a.from > b.from:
+			return 1
+		default:
+			return 0
+		}
+	})
+	return h, nil
+}
+
+// fingerprint is the same for the same overrides in any order.
+func fingerprint(overrides map[overrideKey]*rateguardv1.PriceHistory) (string, error) {
+	keys := slices.SortedFunc(maps.Keys(overrides), func(a, b overrideKey) int {
+		return strings.Compare(a.provider+"\x00"+a.model, b.provider+"\x00"+b.model)
+	})
+	sum := sha256.New()
+	for _, k := range keys {
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(overrides[k])
+		if err != nil {
+			return "", fmt.Errorf("encoding override of %s/%s: %w", k.provider, k.model, err)
+		}
+		fmt.Fprintf(sum, "%d\n", len(b))
+		sum.Write(b)
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:4]), nil
+}
