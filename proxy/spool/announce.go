@@ -1,0 +1,164 @@
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/rateguard/rateguard/schemas/envelope"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/topics"
+	"github.com/rateguard/rateguard/topics/hash"
+)
+
+// announceTimeout bounds one attempt to reach Kafka before a producer's first record.
+const announceTimeout = 10 * time.Second
+
+// announce makes a producer known before its first record is shipped: the end offsets of the partitions
+// are written to its folder, then its status to Kafka. Whoever closes it later scans from there. It
+// tries until it succeeds, and returns false when the context ended first.
+func (s *Spool) announce(ctx context.Context, f *folder) bool {
+	delay := backoffMin
+	for !f.meta.Announced {
+		err := s.announceOnce(ctx, f)
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		if delay == backoffMin {
+			s.log.Warn("announcing producer, trying on", "producer_id", f.id, "error", err)
+		}
+		if !sleep(ctx, delay) {
+			return false
+		}
+		delay = min(2*delay, backoffMax/2)
+	}
+	return ctx.Err() == nil
+}
+
+func (s *Spool) announceOnce(ctx context.Context, f *folder) error {
+	ctx, cancel := context.WithTimeout(ctx, announceTimeout)
+	defer cancel()
+	cl, err := s.client(s.log)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if f.meta.CostsOffsets == nil {
+		costs, requests, err := endOffsets(ctx, cl)
+		if err != nil {
+			return err
+		}
+		f.meta.CostsOffsets, f.meta.RequestsOffsets = costs, requests
+		if err := f.saveMeta(); err != nil {
+			f.meta.CostsOffsets, f.meta.RequestsOffsets = nil, nil
+			return err
+		}
+	}
+	if err := s.produceStatus(ctx, cl, f); err != nil {
+		return err
+	}
+	f.meta.Announced = true
+	return f.saveMeta()
+}
+
+func endOffsets(ctx context.Context, cl *kgo.Client) (costs, requests map[int32]int64, err error) {
+	listed, err := kadm.NewClient(cl).ListEndOffsets(ctx, topics.Costs.Name, topics.Requests.Name)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("listing end offsets: %w", err)
+	}
+	ends := func(topic string) map[int32]int64 {
+		m := make(map[int32]int64)
+		for p, o := range listed[topic] {
+			m[p] = o.Offset
+		}
+		return m
+	}
+	costs, requests = ends(topics.Costs.Name), ends(topics.Requests.Name)
+	if len(costs) == 0 || len(requests) == 0 {
+		return nil, nil, errors.New("listing end offsets: topic without partitions")
+	}
+	return costs, requests, nil
+}
+
+// produceStatus writes the producer's status directly: it has no sequence, and the log it would go
+// through waits for it.
+func (s *Spool) produceStatus(ctx context.Context, cl *kgo.Client, f *folder) error {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return fmt.Errorf("minting event id: %w", err)
+	}
+	e := &rateguardv1.Event{
+		Id: id.String(), ProducerId: s.id, OccurredAtUnixUs: time.Now().UnixMicro(),
+		Body: &rateguardv1.Event_ProducerStatus{ProducerStatus: s.status(f)},
+	}
+	b, err := envelope.Encode(e)
+	if err != nil {
+		return err
+	}
+	k := new(kgo.Record)
+	fillRecord(k, &stored{topic: []byte(topics.Producers.Name), key: []byte(f.id), value: b, headers: envelope.Headers(e, "")}, e.GetOccurredAtUnixUs())
+	if err := cl.ProduceSync(ctx, k).FirstErr(); err != nil {
+		return fmt.Errorf("producing producer status: %w", err)
+	}
+	return nil
+}
+
+func (s *Spool) status(f *folder) *rateguardv1.ProducerStatus {
+	host := s.cfg.Host
+	if host == "" {
+		host, _ = os.Hostname() //nolint:errcheck // the name is for people; empty is fine
+	}
+	return &rateguardv1.ProducerStatus{
+		ProducerId: f.id, Host: host, StartedAtUnixUs: f.meta.StartedAtUnixUS,
+		CostsOffsets: f.meta.CostsOffsets, RequestsOffsets: f.meta.RequestsOffsets,
+	}
+}
+
+// appendStarted appends ProducerStarted for every partition of the costs topic and then opens Announced.
+// A full disk is waited for: shipping makes room.
+func (s *Spool) appendStarted(ctx context.Context) {
+	n := int32(len(s.own.meta.CostsOffsets)) //nolint:gosec // a number of partitions
+	for p := int32(0); p < n; {
+		err := s.appendStartedTo(p, n)
+		if err == nil {
+			p++
+			continue
+		}
+		if errors.Is(err, ErrClosed) {
+			return
+		}
+		s.log.Warn("appending producer started, trying on", "partition", p, "error", err)
+		if !sleep(ctx, backoffMax) {
+			return
+		}
+	}
+	close(s.ready)
+}
+
+func (s *Spool) appendStartedTo(p, n int32) error {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return fmt.Errorf("minting event id: %w", err)
+	}
+	e := &rateguardv1.Event{
+		Id: id.String(), OccurredAtUnixUs: time.Now().UnixMicro(),
+		Body: &rateguardv1.Event_ProducerStarted{ProducerStarted: &rateguardv1.ProducerStarted{ProducerId: s.id, Partition: p}},
+	}
+	b, err := envelope.Encode(e)
+	if err != nil {
+		return err
+	}
+	return s.Append(Record{Topic: topics.Costs, Key: hash.PartitionKey(p, n), Value: b, Headers: envelope.Headers(e, "")})
+}

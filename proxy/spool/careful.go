@@ -1,0 +1,131 @@
+package spool
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/rateguard/rateguard/schemas/envelope"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/topics"
+)
+
+const quarantineName = "quarantine.jsonl"
+
+// quarantinedRecord is a line of the quarantine file: everything needed to send the record by hand.
+type quarantinedRecord struct {
+	Time       time.Time         `json:"time"`
+	ProducerID string            `json:"producer_id"`
+	Topic      string            `json:"topic"`
+	Key        string            `json:"key"`
+	Sequence   uint64            `json:"sequence"`
+	Reason     string            `json:"reason"`
+	Headers    map[string][]byte `json:"headers,omitempty"`
+	Value      []byte            `json:"value"`
+}
+
+// sendCarefully sends the records of a frame one by one, so that the one that is refused is known and
+// its neighbours in a batch are not blamed. It is quarantined, and Skipped goes in its place.
+func (sh *shipper) sendCarefully(ctx context.Context, cl *kgo.Client, f *frame) error {
+	records, err := f.decode()
+	if err != nil {
+		return err
+	}
+	fl := sh.f.launch(f, 1)
+	for i := range records {
+		var k kgo.Record
+		fillRecord(&k, &records[i], f.at)
+		err := cl.ProduceSync(ctx, &k).FirstErr()
+		if refused(err) {
+			err = sh.skip(ctx, &records[i], f.at, err)
+		}
+		if err != nil {
+			return fmt.Errorf("producing one by one: %w", err)
+		}
+	}
+	fl.left.Store(0)
+	sh.f.landed(fl)
+	return nil
+}
+
+// skip quarantines a record and tells its consumers that its number stays empty. The order matters: the
+// record is safe on disk before anybody stops waiting for it; a crash in between only repeats both.
+func (sh *shipper) skip(ctx context.Context, r *stored, at int64, cause error) error {
+	if err := sh.s.quarantine(sh.f.id, r, cause); err != nil {
+		return err
+	}
+	sh.s.met.quarantined.Inc()
+	sh.s.met.quarantinedCount.Add(1)
+	sh.s.log.Error("record refused by the broker, quarantined", "topic", string(r.topic), "key", string(r.key),
+		"producer_id", sh.f.id, "sequence", r.sequence, "bytes", len(r.value), "error", cause)
+	if t := string(r.topic); t != topics.Costs.Name && t != topics.Requests.Name {
+		return nil // nobody counts the sequences of the other topics
+	}
+	k, err := skippedRecord(sh.f.id, r, at, cause)
+	if err != nil {
+		return err
+	}
+	// A client of its own: after a refusal the broker waits for the number that the refused batch had.
+	cl, err := sh.s.client(sh.s.log)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if err := cl.ProduceSync(ctx, k).FirstErr(); err != nil {
+		return fmt.Errorf("producing skipped: %w", err)
+	}
+	return nil
+}
+
+func skippedRecord(producer string, r *stored, at int64, cause error) (*kgo.Record, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return nil, fmt.Errorf("minting event id: %w", err)
+	}
+	e := &rateguardv1.Event{
+		Id: id.String(), WorkspaceId: string(r.key), OccurredAtUnixUs: at,
+		Body: &rateguardv1.Event_Skipped{Skipped: &rateguardv1.Skipped{Sequence: r.sequence, Reason: cause.Error()}},
+	}
+	b, err := envelope.Encode(e)
+	if err != nil {
+		return nil, err
+	}
+	k := new(kgo.Record)
+	fillRecord(k, &stored{
+		topic: r.topic, key: r.key, headers: envelope.Headers(e, ""),
+		value: envelope.AppendSequence(b, producer, r.sequence),
+	}, at)
+	return k, nil
+}
+
+// quarantine keeps the record on disk for an operator.
+func (s *Spool) quarantine(producer string, r *stored, cause error) (err error) {
+	q := quarantinedRecord{
+		Time: time.Now().UTC(), ProducerID: producer, Topic: string(r.topic), Key: string(r.key),
+		Sequence: r.sequence, Reason: cause.Error(), Headers: make(map[string][]byte, len(r.headers)), Value: r.value,
+	}
+	for _, h := range r.headers {
+		q.Headers[h.Key] = h.Value
+	}
+	line, err := json.Marshal(q)
+	if err != nil {
+		return fmt.Errorf("quarantining record: %w", err)
+	}
+	//nolint:gosec // the folder is the operator's setting
+	f, err := os.OpenFile(filepath.Join(s.cfg.Dir, quarantineName), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("quarantining record: %w", err)
+	}
+	_, err = f.Write(append(line, '\n'))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("quarantining record: %w", err)
+	}
+	return nil
+}

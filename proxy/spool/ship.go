@@ -1,0 +1,264 @@
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/rateguard/rateguard/topics/hash"
+)
+
+const (
+	// keepEvery is how often the ship position is saved and shipped segments are removed.
+	keepEvery = 200 * time.Millisecond
+	// What the client may hold: more waits on disk.
+	bufferedRecords = 16 << 10
+	bufferedBytes   = 32 << 20
+	backoffMin      = 100 * time.Millisecond
+	backoffMax      = 5 * time.Second
+)
+
+// Run ships until the context ends and returns nil then. It waits for Kafka as long as that takes.
+func (s *Spool) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { s.shipOwn(ctx) })
+	wg.Go(func() { s.shipPredecessors(ctx) })
+	wg.Wait()
+	return nil
+}
+
+func (s *Spool) shipOwn(ctx context.Context) {
+	if !s.announce(ctx, s.own) {
+		return
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.appendStarted(ctx) })
+	sh := &shipper{s: s, f: s.own, src: &ownSource{s, newReader(s.own.dir, position{segment: 1}, s.log)}}
+	sh.run(ctx)
+}
+
+// shipPredecessors ships the old tails, oldest first, under their own ids and numbers.
+func (s *Spool) shipPredecessors(ctx context.Context) {
+	for _, f := range s.predecessorFolders() {
+		if !s.announce(ctx, f) {
+			return
+		}
+		sh := &shipper{s: s, f: f, src: &tailSource{f, newReader(f.dir, f.shippedTo(), s.log)}}
+		sh.run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		close(f.drained)
+	}
+}
+
+// shipper sends one log to Kafka in sessions: a session is one client, and ends with the first error that
+// the client does not mend by itself. The next one sends again from the ship position.
+type shipper struct {
+	s   *Spool
+	f   *folder
+	src source
+	// careful is the position up to which records go one by one, because one before it was refused.
+	careful position
+}
+
+func (sh *shipper) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	kctx, stop := context.WithCancel(ctx)
+	wg.Go(func() { sh.keep(kctx) })
+	defer func() {
+		stop()
+		wg.Wait()
+		sh.src.close()
+		sh.housekeep()
+	}()
+	delay := backoffMin
+	for {
+		before := sh.f.shippedTo()
+		err := sh.session(ctx)
+		if ctx.Err() != nil || err == nil {
+			return
+		}
+		var r *refusal
+		if errors.As(err, &r) {
+			sh.careful = r.until
+		}
+		sh.s.met.sessions.Inc()
+		sh.s.log.Error("shipping spool", "producer_id", sh.f.id, "error", err)
+		if before != sh.f.shippedTo() {
+			delay = backoffMin
+		}
+		if !sleep(ctx, delay) {
+			return
+		}
+		delay = min(2*delay, backoffMax)
+	}
+}
+
+// sleep waits and reports false when the context ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// keep saves the ship position and removes what is shipped, until the context ends.
+func (sh *shipper) keep(ctx context.Context) {
+	for sleep(ctx, keepEvery) {
+		sh.housekeep()
+	}
+}
+
+func (sh *shipper) housekeep() {
+	err := sh.f.saveCheckpoint()
+	freed, rerr := sh.f.removeShipped()
+	sh.s.used.Add(-freed)
+	if err = errors.Join(err, rerr); err != nil {
+		sh.s.log.Warn("keeping spool folder", "producer_id", sh.f.id, "error", err)
+	}
+}
+
+// client makes a client of the settings that order and exactness need.
+func (s *Spool) client(log *slog.Logger) (*kgo.Client, error) {
+	opts, err := s.cfg.Kafka.Options()
+	if err != nil {
+		return nil, fmt.Errorf("reading Kafka settings: %w", err)
+	}
+	opts = append(opts,
+		kgo.RequiredAcks(kgo.AllISRAcks()), // idempotent is the client's default
+		kgo.RecordPartitioner(kgo.BasicConsistentPartitioner(func(string) func(*kgo.Record, int) int {
+			return func(r *kgo.Record, n int) int { return int(hash.Partition(r.Key, int32(n))) } //nolint:gosec // partitions fit 31 bits
+		})),
+		kgo.ProducerLinger(s.cfg.Linger),
+		kgo.MaxBufferedRecords(bufferedRecords),
+		kgo.MaxBufferedBytes(bufferedBytes),
+		kgo.UnknownTopicRetries(-1), // a topic that is not provisioned yet, or a broker that has not heard of it, is waited for
+		kgo.MetadataMinAge(250*time.Millisecond),
+		kgo.RetryBackoffFn(func(tries int) time.Duration {
+			return min(backoffMin<<min(tries, 5), backoffMax)
+		}),
+		kgo.WithLogger(kgoLogger{log}),
+	)
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("making Kafka client: %w", err)
+	}
+	return cl, nil
+}
+
+// session ships until the context ends, an error, or the end of a predecessor's log (nil).
+func (sh *shipper) session(ctx context.Context) error {
+	cl, err := sh.s.client(sh.s.log)
+	if err != nil {
+		return err
+	}
+	sctx, cancel := context.WithCancelCause(ctx)
+	defer sh.f.ground() // what Close fails is no longer in the list
+	defer cl.Close()
+	defer cancel(nil)
+	sh.src.reset()
+	for {
+		frames, err := sh.src.next(sctx)
+		if errors.Is(err, errDrained) {
+			return sh.f.waitShipped(sctx, sh.f.end)
+		}
+		if err != nil {
+			return err
+		}
+		for i := range frames {
+			if !sh.careful.before(frames[i].end) {
+				err = sh.sendCarefully(sctx, cl, &frames[i])
+			} else {
+				err = sh.send(sctx, cl, &frames[i], cancel)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// send hands a frame to the client. The client blocks while its buffers are full; the rest stays on disk.
+func (sh *shipper) send(ctx context.Context, cl *kgo.Client, f *frame, fail context.CancelCauseFunc) error {
+	records, err := f.decode()
+	if err != nil {
+		return err
+	}
+	fl := sh.f.launch(f, len(records))
+	promise := func(_ *kgo.Record, err error) {
+		switch {
+		case err == nil:
+			if fl.left.Add(-1) == 0 {
+				sh.f.landed(fl)
+			}
+		case ctx.Err() == nil: // the first error; those of the shutdown follow from it
+			fail(sh.failure(fl, err))
+		}
+	}
+	krecs := make([]kgo.Record, len(records))
+	for i := range records {
+		fillRecord(&krecs[i], &records[i], f.at)
+		cl.Produce(ctx, &krecs[i], promise)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// refusal is an error that sending again cannot mend.
+type refusal struct {
+	until position
+	err   error
+}
+
+func (r *refusal) Error() string { return "record refused: " + r.err.Error() }
+func (r *refusal) Unwrap() error { return r.err }
+
+func (sh *shipper) failure(fl *flight, err error) error {
+	if refused(err) {
+		return &refusal{fl.end, err}
+	}
+	return fmt.Errorf("producing: %w", err)
+}
+
+// refused reports whether a broker will never take the record (or one of the records of its batch).
+func refused(err error) bool {
+	return errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge) ||
+		errors.Is(err, kerr.InvalidRecord) || errors.Is(err, kerr.InvalidTimestamp) ||
+		errors.Is(err, kerr.UnsupportedForMessageFormat)
+}
+
+func fillRecord(k *kgo.Record, r *stored, at int64) {
+	k.Topic, k.Key, k.Value = string(r.topic), r.key, r.value
+	k.Timestamp = time.UnixMicro(at)
+	if len(r.headers) > 0 {
+		k.Headers = make([]kgo.RecordHeader, len(r.headers))
+		for i, h := range r.headers {
+			k.Headers[i] = kgo.RecordHeader{Key: h.Key, Value: h.Value}
+		}
+	}
+}
+
+// kgoLogger passes the client's warnings on; the client's own Info is a running commentary.
+type kgoLogger struct{ log *slog.Logger }
+
+func (l kgoLogger) Level() kgo.LogLevel { return kgo.LogLevelWarn }
+
+func (l kgoLogger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+	if level <= kgo.LogLevelWarn {
+		l.log.Warn("kafka client", append([]any{"detail", msg}, keyvals...)...)
+	}
+}
