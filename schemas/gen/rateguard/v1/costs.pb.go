@@ -657,11 +657,15 @@ func (x *ReservationExpired) GetOutcome() *Outcome {
 
 // CostCorrected replaces the outcome of a reservation by its next revision.
 type CostCorrected struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Outcome       *Outcome               `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
-	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Outcome *Outcome               `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Reason  string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Cost of the revision that this one replaces, so that a fold that holds sums and no ids can
+	// take the difference. Absent: that revision had no cost.
+	PreviousCostNanoUsd *int64 `protobuf:"varint,3,opt,name=previous_cost_nano_usd,json=previousCostNanoUsd,proto3,oneof" json:"previous_cost_nano_usd,omitempty"`
+	PreviousEstimated   bool   `protobuf:"varint,4,opt,name=previous_estimated,json=previousEstimated,proto3" json:"previous_estimated,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *CostCorrected) Reset() {
@@ -706,6 +710,20 @@ func (x *CostCorrected) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *CostCorrected) GetPreviousCostNanoUsd() int64 {
+	if x != nil && x.PreviousCostNanoUsd != nil {
+		return *x.PreviousCostNanoUsd
+	}
+	return 0
+}
+
+func (x *CostCorrected) GetPreviousEstimated() bool {
+	if x != nil {
+		return x.PreviousEstimated
+	}
+	return false
 }
 
 // ProducerStarted stands in every partition of the costs topic before the producer's first hard admission there.
@@ -1057,10 +1075,13 @@ const file_rateguard_v1_costs_proto_rawDesc = "" +
 	"\x11ReservationVoided\x12/\n" +
 	"\aoutcome\x18\x01 \x01(\v2\x15.rateguard.v1.OutcomeR\aoutcome\"E\n" +
 	"\x12ReservationExpired\x12/\n" +
-	"\aoutcome\x18\x01 \x01(\v2\x15.rateguard.v1.OutcomeR\aoutcome\"X\n" +
+	"\aoutcome\x18\x01 \x01(\v2\x15.rateguard.v1.OutcomeR\aoutcome\"\xdc\x01\n" +
 	"\rCostCorrected\x12/\n" +
 	"\aoutcome\x18\x01 \x01(\v2\x15.rateguard.v1.OutcomeR\aoutcome\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"P\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x128\n" +
+	"\x16previous_cost_nano_usd\x18\x03 \x01(\x03H\x00R\x13previousCostNanoUsd\x88\x01\x01\x12-\n" +
+	"\x12previous_estimated\x18\x04 \x01(\bR\x11previousEstimatedB\x19\n" +
+	"\x17_previous_cost_nano_usd\"P\n" +
 	"\x0fProducerStarted\x12\x1f\n" +
 	"\vproducer_id\x18\x01 \x01(\tR\n" +
 	"producerId\x12\x1c\n" +
@@ -1151,6 +1172,7 @@ func file_rateguard_v1_costs_proto_init() {
 	file_rateguard_v1_usage_proto_init()
 	file_rateguard_v1_costs_proto_msgTypes[2].OneofWrappers = []any{}
 	file_rateguard_v1_costs_proto_msgTypes[3].OneofWrappers = []any{}
+	file_rateguard_v1_costs_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
