@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -79,21 +80,56 @@ func convertList(raw json.RawMessage, to *[]catalogue.Match) error {
 	return nil
 }
 
-// convertRegexp takes RE2 and, beyond it, one thing: a whole expression "^(?!…)", which becomes a negation.
+// convertRegexp takes RE2 and, beyond it, one thing: "^(?!X)Y", which means "not ^X, and ^Y".
 func convertRegexp(text string) (catalogue.Match, error) {
-	inner, negative := strings.CutPrefix(text, "^(?!")
-	if negative {
-		inner, negative = strings.CutSuffix(inner, ")")
+	rest, negative := strings.CutPrefix(text, "^(?!")
+	if !negative {
+		return compiled(text)
 	}
-	if negative {
-		positive := "^(?:" + inner + ")"
-		if _, err := regexp.Compile(positive); err != nil {
-			return catalogue.Match{}, fmt.Errorf("regular expression: %w", err)
-		}
-		return catalogue.Match{Not: &catalogue.Match{Regexp: &positive}}, nil
+	end, err := groupEnd(rest)
+	if err != nil {
+		return catalogue.Match{}, fmt.Errorf("regular expression %q: %w", text, err)
 	}
+	excluded, err := compiled("^(?:" + rest[:end] + ")")
+	if err != nil {
+		return catalogue.Match{}, err
+	}
+	not := catalogue.Match{Not: &excluded}
+	if rest = rest[end+1:]; rest == "" {
+		return not, nil
+	}
+	included, err := compiled("^(?:" + rest + ")")
+	if err != nil {
+		return catalogue.Match{}, err
+	}
+	return catalogue.Match{And: []catalogue.Match{not, included}}, nil
+}
+
+func compiled(text string) (catalogue.Match, error) {
 	if _, err := regexp.Compile(text); err != nil {
 		return catalogue.Match{}, fmt.Errorf("regular expression: %w", err)
 	}
 	return catalogue.Match{Regexp: &text}, nil
+}
+
+// groupEnd returns the place of the parenthesis that closes a group whose text begins with s.
+func groupEnd(s string) (int, error) {
+	depth, class := 0, false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\\':
+			i++
+		case class:
+			class = c != ']'
+		case c == '[':
+			class = true
+		case c == '(':
+			depth++
+		case c == ')' && depth == 0:
+			return i, nil
+		case c == ')':
+			depth--
+		}
+	}
+	return 0, errors.New("group is not closed")
 }

@@ -1,10 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
-
-	"bytes"
 )
 
 // The shape of the source: what of it prices depend on. Texts and extractors are left out.
