@@ -72,12 +72,7 @@ func (s *Spool) checkSize(k kind, records []Record) (int64, error) {
 	if len(records) == 0 {
 		return 0, errors.New("appending to spool: no record")
 	}
-	for i := range records {
-		if n := int64(recordBytes(&records[i])); n > s.cfg.MaxRecordBytes {
-			return 0, fmt.Errorf("appending to spool: %w: %d bytes for %s, limit %d", ErrTooLarge, n, records[i].Topic.Name, s.cfg.MaxRecordBytes)
-		}
-	}
-	size, limit := frameBytes(records), int64(maxPayload)
+	size, limit := frameBytes(records), s.cfg.MaxPlainBytes
 	switch k {
 	case opening:
 		limit = s.cfg.MaxOpenBytes

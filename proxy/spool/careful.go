@@ -55,6 +55,19 @@ func (sh *shipper) sendCarefully(ctx context.Context, cl *kgo.Client, f *frame) 
 	return nil
 }
 
+// sendLarge sends a frame of large records behind everything before it, through a client that takes them.
+func (sh *shipper) sendLarge(ctx context.Context, f *frame) error {
+	if err := sh.f.waitLanded(ctx); err != nil {
+		return err
+	}
+	cl, err := sh.s.client(sh.s.log, kgo.ProducerBatchMaxBytes(largeBatch), kgo.MaxBufferedBytes(2*largeBatch), kgo.ProducerBatchCompression(kgo.ZstdCompression()))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	return sh.sendCarefully(ctx, cl, f)
+}
+
 // skip quarantines a record and tells its consumers that its number stays empty. The order matters: the
 // record is safe on disk before anybody stops waiting for it; a crash in between only repeats both.
 func (sh *shipper) skip(ctx context.Context, r *stored, at int64, cause error) error {

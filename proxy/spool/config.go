@@ -37,8 +37,9 @@ type Config struct {
 	// room kept for each open reservation is MaxEndBytes.
 	MaxOpenBytes int64
 	MaxEndBytes  int64
-	// MaxRecordBytes bounds one record, 900 KiB: below the brokers' usual limit of 1 MiB a batch.
-	MaxRecordBytes int64
+	// MaxPlainBytes bounds the frames of Append, 32 MiB: a ProducerClosed of thousands of reservations is one
+	// record. Frames above largeFrame are sent alone and compressed.
+	MaxPlainBytes int64
 	// MemoryBytes bounds the frames that wait in memory for the shipper, 16 MiB; what is above is read back from disk.
 	MemoryBytes int64
 	// Linger is how long the shipper waits to fill a batch, 3 ms.
@@ -72,7 +73,7 @@ func (c Config) withDefaults() Config {
 	def(&c.SegmentBytes, 64<<20)
 	def(&c.MaxOpenBytes, 16<<10)
 	def(&c.MaxEndBytes, 64<<10)
-	def(&c.MaxRecordBytes, 900<<10)
+	def(&c.MaxPlainBytes, 32<<20)
 	def(&c.MemoryBytes, 16<<20)
 	if c.Sync == "" {
 		c.Sync = SyncInterval

@@ -83,6 +83,21 @@ func (p *progress) landed(fl *flight) {
 	p.notify()
 }
 
+// waitLanded waits until nothing is on its way.
+func (p *progress) waitLanded(ctx context.Context) error {
+	p.progressMu.Lock()
+	n := len(p.inflight)
+	var until position
+	if n > 0 {
+		until = p.inflight[n-1].end
+	}
+	p.progressMu.Unlock()
+	if n == 0 {
+		return nil
+	}
+	return p.waitShipped(ctx, until)
+}
+
 // ground forgets what is on its way: the next session sends it again.
 func (p *progress) ground() {
 	p.progressMu.Lock()

@@ -20,6 +20,10 @@ const (
 	// What the client may hold: more waits on disk.
 	bufferedRecords = 16 << 10
 	bufferedBytes   = 32 << 20
+	// largeFrame is what may not fit the client's usual batch of 1 MB. Brokers measure a batch compressed, so
+	// that a large record may pass their limit of 1 MiB all the same.
+	largeFrame = 900 << 10
+	largeBatch = 96 << 20
 	backoffMin      = 100 * time.Millisecond
 	backoffMax      = 5 * time.Second
 )
@@ -131,7 +135,7 @@ func (sh *shipper) housekeep() {
 }
 
 // client makes a client of the settings that order and exactness need.
-func (s *Spool) client(log *slog.Logger) (*kgo.Client, error) {
+func (s *Spool) client(log *slog.Logger, more ...kgo.Opt) (*kgo.Client, error) {
 	opts, err := s.cfg.Kafka.Options()
 	if err != nil {
 		return nil, fmt.Errorf("reading Kafka settings: %w", err)
@@ -151,7 +155,7 @@ func (s *Spool) client(log *slog.Logger) (*kgo.Client, error) {
 		}),
 		kgo.WithLogger(kgoLogger{log}),
 	)
-	cl, err := kgo.NewClient(opts...)
+	cl, err := kgo.NewClient(append(opts, more...)...)
 	if err != nil {
 		return nil, fmt.Errorf("making Kafka client: %w", err)
 	}
@@ -178,10 +182,13 @@ func (sh *shipper) session(ctx context.Context) error {
 			return err
 		}
 		for i := range frames {
-			if !sh.careful.before(frames[i].end) {
-				err = sh.sendCarefully(sctx, cl, &frames[i])
-			} else {
-				err = sh.send(sctx, cl, &frames[i], cancel)
+			switch f := &frames[i]; {
+			case len(f.data) > largeFrame:
+				err = sh.sendLarge(sctx, f)
+			case !sh.careful.before(f.end):
+				err = sh.sendCarefully(sctx, cl, f)
+			default:
+				err = sh.send(sctx, cl, f, cancel)
 			}
 			if err != nil {
 				return err

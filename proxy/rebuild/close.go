@@ -1,0 +1,154 @@
+package rebuild
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/rateguard/rateguard/proxy/spool"
+	"github.com/rateguard/rateguard/schemas/envelope"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/topics"
+)
+
+// maxRestarts bounds how often one closing begins again because the producer still writes; after it the
+// closing is given up for now and tried again later.
+const maxRestarts = 100
+
+// close ends everything the log shows open of a producer that is fenced. Each round reads to the end of
+// the log, appends what is missing and reads again whether it counted: a record that the producer got
+// into the log in between moves its mark, and our ProducerClosed is ignored by everybody. Dead says that the
+// producer can write no more, since we hold its folder.
+func (r *Rebuilder) close(ctx context.Context, status *rateguardv1.ProducerStatus, dead bool) error {
+	sc, err := r.newScanner(status)
+	if err != nil {
+		return err
+	}
+	defer sc.close()
+	for range maxRestarts {
+		if err := sc.toEnd(ctx); err != nil {
+			return err
+		}
+		records, err := r.closings(sc.state)
+		if err == nil && len(records) == 0 && dead {
+			records, err = r.leftovers(sc.state)
+		}
+		if err != nil {
+			return err
+		}
+		if len(records) == 0 {
+			return r.finish(ctx, status)
+		}
+		for _, rec := range records {
+			if err := r.cfg.Spool.Append(rec); err != nil {
+				return fmt.Errorf("closing producer %s: %w", status.GetProducerId(), err)
+			}
+		}
+		if err := r.cfg.Spool.FlushOwn(ctx); err != nil {
+			return fmt.Errorf("closing producer %s: %w", status.GetProducerId(), err)
+		}
+		r.met.restarted.Inc()
+	}
+	return fmt.Errorf("closing producer %s: it still writes after %d attempts", status.GetProducerId(), maxRestarts)
+}
+
+// closings makes the ProducerClosed records that are still missing: first all of the costs topic, then
+// all of the requests topic, since rows are made from ends that count.
+func (r *Rebuilder) closings(s *state) ([]spool.Record, error) {
+	var records []spool.Record
+	for _, topic := range []topics.Topic{topics.Costs, topics.Requests} {
+		for _, id := range sorted(s.workspaces) {
+			w := s.workspaces[id]
+			m := w.marks(topic.Name)
+			if m.closed {
+				continue
+			}
+			c := &rateguardv1.ProducerClosed{ProducerId: s.producer, Mark: m.mark}
+			if topic.Name == topics.Costs.Name {
+				c.Ends = w.ends()
+				r.met.ended.Add(float64(len(c.Ends)))
+			} else {
+				c.Rows = w.rows()
+			}
+			rec, err := record(topic, id, &rateguardv1.Event{Body: &rateguardv1.Event_ProducerClosed{ProducerClosed: c}})
+			if err != nil {
+				return nil, err
+			}
+			records = append(records, rec)
+		}
+		if len(records) > 0 {
+			return records, nil
+		}
+	}
+	return nil, nil
+}
+
+// leftovers ends what stands in the log behind an accepted ProducerClosed, as records of our own: an old
+// disk that comes back after its producer was closed brings openings that nobody else can end, and
+// rows that the consumers dropped.
+func (r *Rebuilder) leftovers(s *state) ([]spool.Record, error) {
+	var records []spool.Record
+	add := func(topic topics.Topic, id string, e *rateguardv1.Event) error {
+		rec, err := record(topic, id, e)
+		records = append(records, rec)
+		return err
+	}
+	for _, id := range sorted(s.workspaces) {
+		w := s.workspaces[id]
+		for _, o := range w.ends() {
+			e := &rateguardv1.Event{Body: &rateguardv1.Event_ReservationExpired{ReservationExpired: &rateguardv1.ReservationExpired{Outcome: o}}}
+			if o.GetKind() == rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED {
+				e.Body = &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{Outcome: o}}
+			}
+			if err := add(topics.Costs, id, e); err != nil {
+				return nil, err
+			}
+			r.met.ended.Inc()
+			w.end(o) // our own records carry another producer id: the next scan does not see them
+		}
+		for _, row := range w.rows() {
+			if err := add(topics.Requests, id, &rateguardv1.Event{Body: &rateguardv1.Event_RequestRecorded{RequestRecorded: row}}); err != nil {
+				return nil, err
+			}
+			w.record(row, false)
+		}
+	}
+	return records, nil
+}
+
+// finish writes the producer's last status, after which nobody looks at it again.
+func (r *Rebuilder) finish(ctx context.Context, status *rateguardv1.ProducerStatus) error {
+	status = proto.CloneOf(status) // the reaper's view of the topic is read by others
+	status.ClosedAtUnixUs = time.Now().UnixMicro()
+	rec, err := record(topics.Producers, status.GetProducerId(), &rateguardv1.Event{Body: &rateguardv1.Event_ProducerStatus{ProducerStatus: status}})
+	if err != nil {
+		return err
+	}
+	if err := r.cfg.Spool.Append(rec); err != nil {
+		return fmt.Errorf("writing status of producer %s: %w", status.GetProducerId(), err)
+	}
+	if err := r.cfg.Spool.FlushOwn(ctx); err != nil {
+		return fmt.Errorf("writing status of producer %s: %w", status.GetProducerId(), err)
+	}
+	r.met.closed.Inc()
+	return nil
+}
+
+func record(topic topics.Topic, key string, e *rateguardv1.Event) (spool.Record, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return spool.Record{}, fmt.Errorf("minting event id: %w", err)
+	}
+	e.Id, e.OccurredAtUnixUs = id.String(), time.Now().UnixMicro()
+	if topic.Key == topics.ByWorkspace {
+		e.WorkspaceId = key
+	}
+	b, err := envelope.Encode(e)
+	if err != nil {
+		return spool.Record{}, fmt.Errorf("encoding closing: %w", err)
+	}
+	return spool.Record{Topic: topic, Key: key, Value: b, Headers: envelope.Headers(e, "")}, nil
+}

@@ -1,0 +1,125 @@
+package rebuild
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/rateguard/rateguard/schemas/envelope"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/topics"
+)
+
+// listTimeout bounds one look at the end offsets; closing tries again after it.
+const listTimeout = 30 * time.Second
+
+// scanner reads the costs and requests topics once, from where the producer began; each call of toEnd goes
+// on to what is the end then.
+type scanner struct {
+	cl    *kgo.Client
+	adm   *kadm.Client
+	state *state
+	// next is the offset behind what was applied, by topic and partition.
+	next map[string]map[int32]int64
+}
+
+func (r *Rebuilder) newScanner(status *rateguardv1.ProducerStatus) (*scanner, error) {
+	sc := &scanner{
+		state: newState(status.GetProducerId()),
+		next: map[string]map[int32]int64{
+			topics.Costs.Name: status.GetCostsOffsets(), topics.Requests.Name: status.GetRequestsOffsets(),
+		},
+	}
+	from := make(map[string]map[int32]kgo.Offset)
+	own := make(map[string]map[int32]int64)
+	for topic, offsets := range sc.next {
+		from[topic], own[topic] = make(map[int32]kgo.Offset), make(map[int32]int64)
+		for p, o := range offsets {
+			from[topic][p], own[topic][p] = kgo.NewOffset().At(o), o
+		}
+	}
+	sc.next = own
+	opts, err := r.cfg.Kafka.Options()
+	if err != nil {
+		return nil, fmt.Errorf("reading Kafka settings: %w", err)
+	}
+	sc.cl, err = kgo.NewClient(append(opts,
+		kgo.ConsumePartitions(from),
+		// Where retention has taken the beginning, what is left is read from its start.
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		// Markers of a transaction have offsets too; without them the end would never come.
+		kgo.KeepControlRecords(),
+		kgo.FetchMaxWait(100*time.Millisecond),
+	)...)
+	if err != nil {
+		return nil, fmt.Errorf("making Kafka client: %w", err)
+	}
+	sc.adm = kadm.NewClient(sc.cl)
+	return sc, nil
+}
+
+func (sc *scanner) close() { sc.cl.Close() }
+
+// toEnd applies everything up to the current ends of the partitions.
+func (sc *scanner) toEnd(ctx context.Context) error {
+	lctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	starts, err := sc.adm.ListStartOffsets(lctx, topics.Costs.Name, topics.Requests.Name)
+	if err == nil {
+		err = starts.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("listing start offsets: %w", err)
+	}
+	ends, err := sc.adm.ListEndOffsets(lctx, topics.Costs.Name, topics.Requests.Name)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("listing end offsets: %w", err)
+	}
+	for topic, parts := range sc.next {
+		for p := range parts {
+			if s, ok := starts.Lookup(topic, p); ok {
+				parts[p] = max(parts[p], s.Offset)
+			}
+		}
+	}
+	for !sc.reached(ends) {
+		fetches := sc.cl.PollFetches(ctx)
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("reading the log: %w", context.Cause(ctx))
+		}
+		for _, fe := range fetches.Errors() {
+			return fmt.Errorf("reading %s/%d: %w", fe.Topic, fe.Partition, fe.Err)
+		}
+		fetches.EachRecord(sc.apply)
+	}
+	return nil
+}
+
+func (sc *scanner) reached(ends kadm.ListedOffsets) bool {
+	for topic, parts := range sc.next {
+		for p, next := range parts {
+			if e, ok := ends.Lookup(topic, p); ok && next < e.Offset {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (sc *scanner) apply(rec *kgo.Record) {
+	sc.next[rec.Topic][rec.Partition] = rec.Offset + 1
+	if rec.Attrs.IsControl() || !sc.state.concerns(rec.Value) {
+		return
+	}
+	e, err := envelope.Decode(rec.Value)
+	if err != nil {
+		return // its consumers send it to the dead letters; nothing to end can be read from it
+	}
+	sc.state.apply(rec.Topic, string(rec.Key), e)
+}

@@ -1,0 +1,201 @@
+package rebuild
+
+import (
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/topics"
+	"github.com/rateguard/rateguard/topics/hash"
+)
+
+// state is what the log shows of one producer. It follows the rules of the consumers: repeats are
+// dropped by sequence, the first ProducerClosed with the right mark counts.
+type state struct {
+	producer   string
+	workspaces map[string]*workspace
+}
+
+type workspace struct {
+	costs, requests marks
+	// calls are the forwarded requests that still lack an end or a row.
+	calls map[string]*call
+}
+
+// call is one forwarded request: its reservations and its row.
+type call struct {
+	attempts map[string]*attempt
+	row      *rateguardv1.RequestRecorded
+	// refused: the row came after the producer's Closed on the requests topic; consumers dropped it.
+	refused *rateguardv1.RequestRecorded
+}
+
+type attempt struct {
+	opened *rateguardv1.ReservationOpened
+	end    *rateguardv1.Outcome
+}
+
+func newState(producer string) *state {
+	return &state{producer: producer, workspaces: make(map[string]*workspace)}
+}
+
+func (s *state) workspace(key string) *workspace {
+	w := s.workspaces[key]
+	if w == nil {
+		w = &workspace{calls: make(map[string]*call)}
+		s.workspaces[key] = w
+	}
+	return w
+}
+
+func (w *workspace) call(request string) *call {
+	c := w.calls[request]
+	if c == nil {
+		c = &call{attempts: make(map[string]*attempt)}
+		w.calls[request] = c
+	}
+	return c
+}
+
+func (w *workspace) marks(topic string) *marks {
+	if topic == topics.Requests.Name {
+		return &w.requests
+	}
+	return &w.costs
+}
+
+// Fields of Event that concern looks at.
+const (
+	fieldProducerID     protowire.Number = 3
+	fieldProducerClosed protowire.Number = 28
+)
+
+// concerns reports whether an encoded event is about the producer: written by it or closing somebody. Most
+// of the log is neither, and is not decoded.
+func (s *state) concerns(value []byte) bool {
+	for len(value) > 0 {
+		num, typ, n := protowire.ConsumeTag(value)
+		if n < 0 {
+			return false
+		}
+		value = value[n:]
+		if num == fieldProducerClosed {
+			return true
+		}
+		if num == fieldProducerID && typ == protowire.BytesType {
+			id, n := protowire.ConsumeBytes(value)
+			if n >= 0 && string(id) == s.producer {
+				return true
+			}
+		}
+		if n = protowire.ConsumeFieldValue(num, typ, value); n < 0 {
+			return false
+		}
+		value = value[n:]
+	}
+	return false
+}
+
+// apply takes one event of a topic, in the order of its partition.
+func (s *state) apply(topic, key string, e *rateguardv1.Event) {
+	if hash.IsPartitionKey(key) {
+		return
+	}
+	if c := e.GetProducerClosed(); c != nil {
+		if c.GetProducerId() == s.producer {
+			s.applyClosed(topic, key, c)
+		}
+		// A closing is a record of its closer, which may be the producer looked at: its sequence counts.
+	}
+	if e.GetProducerId() != s.producer {
+		return
+	}
+	w := s.workspace(key)
+	m := w.marks(topic)
+	if !m.take(e.GetSequence()) {
+		return
+	}
+	switch b := e.GetBody().(type) {
+	case *rateguardv1.Event_ReservationOpened:
+		w.open(b.ReservationOpened)
+	case *rateguardv1.Event_CostSettled:
+		w.end(b.CostSettled.GetOutcome())
+	case *rateguardv1.Event_ReservationVoided:
+		w.end(b.ReservationVoided.GetOutcome())
+	case *rateguardv1.Event_ReservationExpired:
+		w.end(b.ReservationExpired.GetOutcome())
+	case *rateguardv1.Event_RequestRecorded:
+		w.record(b.RequestRecorded, m.closed)
+	default: // not part of a request's life
+	}
+}
+
+func (s *state) applyClosed(topic, key string, c *rateguardv1.ProducerClosed) {
+	w := s.workspace(key)
+	if !w.marks(topic).accept(c.GetMark()) {
+		return
+	}
+	for _, o := range c.GetEnds() {
+		w.end(o)
+	}
+	for _, row := range c.GetRows() {
+		w.record(row, false)
+	}
+}
+
+func (w *workspace) open(o *rateguardv1.ReservationOpened) {
+	c := w.call(o.GetSubject().GetRequestId())
+	a := c.attempts[o.GetReservationId()]
+	if a == nil {
+		a = new(attempt)
+		c.attempts[o.GetReservationId()] = a
+	}
+	a.opened = o
+}
+
+// end notes the first end of a reservation; later ones are corrections of it.
+func (w *workspace) end(o *rateguardv1.Outcome) {
+	id := o.GetSubject().GetRequestId()
+	c := w.call(id)
+	a := c.attempts[o.GetReservationId()]
+	if a == nil {
+		a = new(attempt)
+		c.attempts[o.GetReservationId()] = a
+	}
+	if a.end == nil {
+		a.end = o
+	}
+	w.prune(id, c)
+}
+
+func (w *workspace) record(row *rateguardv1.RequestRecorded, refused bool) {
+	if len(row.GetReservationIds()) == 0 {
+		return // never forwarded: nothing to end
+	}
+	c := w.call(row.GetRequestId())
+	switch {
+	case c.row != nil:
+	case refused:
+		c.refused = row
+	default:
+		c.row = row
+	}
+	w.prune(row.GetRequestId(), c)
+}
+
+// prune forgets a request whose life is complete, which keeps the state as small as what is open.
+func (w *workspace) prune(id string, c *call) {
+	if c.row == nil || len(c.attempts) < len(c.row.GetReservationIds()) {
+		return
+	}
+	for _, a := range c.attempts {
+		if a.opened == nil || a.end == nil {
+			return
+		}
+	}
+	delete(w.calls, id)
+}
+
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
