@@ -86,7 +86,8 @@ func (p *Provider) newCall(w http.ResponseWriter, r *http.Request) (*call, error
 // seed hashes what the answer is to depend on.
 func (c *call) seed() uint64 {
 	h := fnv.New64a()
-	_, _ = fmt.Fprintf(h, "%d\x00%s\x00%s\x00", c.p.config.Seed, c.dialect, c.model)
+	model, _, _ := strings.Cut(c.model, faultSuffix)
+	_, _ = fmt.Fprintf(h, "%d\x00%s\x00%s\x00", c.p.config.Seed, c.dialect, model)
 	for _, name := range []string{"messages", "input", "prompt", "contents", "system", "instructions"} {
 		_, _ = io.WriteString(h, c.body.Get(name).Raw)
 	}

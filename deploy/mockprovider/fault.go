@@ -36,6 +36,9 @@ const (
 	faultSplit = "split"
 )
 
+// faultSuffix separates a model's name from the fault that it asks for.
+const faultSuffix = "-mock-"
+
 // hangLimit bounds how long a hanging answer keeps its goroutine.
 const hangLimit = time.Hour
 
@@ -60,7 +63,7 @@ func (f fault) String() string {
 func (c *call) chooseFault() (fault, error) {
 	name := c.r.Header.Get("X-Mock-Fault")
 	if name == "" {
-		_, name, _ = strings.Cut(c.model, "-mock-")
+		_, name, _ = strings.Cut(c.model, faultSuffix)
 	}
 	if name == "" || slices.Contains(Faults(), name) {
 		return fault{kind: name}, nil
