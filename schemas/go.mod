@@ -2,9 +2,7 @@ module github.com/rateguard/rateguard/schemas
 
 go 1.26
 
-require google.golang.org/protobuf v1.36.12
-
 require (
-	github.com/google/go-cmp v0.7.0 // indirect
-	pgregory.net/rapid v1.3.0 // indirect
+	google.golang.org/protobuf v1.36.12
+	pgregory.net/rapid v1.3.0
 )
