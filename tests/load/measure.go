@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+)
+
+// figures are the medians of one target over all rounds.
+type figures struct {
+	Target string `json:"target"`
+	// Closed loop.
+	RequestsPerSecond float64 `json:"requests_per_second"`
+	CPUMicroseconds   float64 `json:"cpu_us_per_request"`
+	// Closed loop of streams.
+	StreamCPUMicroseconds float64 `json:"stream_cpu_us_per_request"`
+	// Open loop, from the instant a request was due.
+	P50 time.Duration `json:"p50_ns"`
+	P99 time.Duration `json:"p99_ns"`
+	// Open loop of streams, to the first byte of the body.
+	FirstByteP50 time.Duration `json:"stream_first_byte_p50_ns"`
+	FirstByteP99 time.Duration `json:"stream_first_byte_p99_ns"`
+	// Streams that ended without their end mark.
+	StreamsCut int `json:"streams_cut"`
+	Streams    int `json:"streams"`
+	// Largest resident size.
+	PeakMemory int64 `json:"peak_memory_bytes"`
+}
+
+func measure(ctx context.Context, s settings) error {
+	dir, err := os.MkdirTemp("", "rateguard-load-")
+	if err != nil {
+		return fmt.Errorf("making a folder: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	st, err := open(ctx, dir, s.bin)
+	if err != nil {
+		return errors.Join(err, logs(dir))
+	}
+	defer st.close()
+	all := make([]figures, len(st.targets))
+	samples := make([][]figures, len(st.targets))
+	for i, t := range st.targets {
+		all[i].Target = t.name
+		if err := serves(ctx, t.job(false)); err != nil {
+			return fmt.Errorf("%s: %w", t.name, errors.Join(err, logs(dir)))
+		}
+	}
+	for round := range s.rounds {
+		for i, t := range st.targets {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			_, _ = fmt.Fprintf(os.Stderr, "\rround %d of %d: %-30s", round+1, s.rounds, t.name)
+			f, err := t.turn(s)
+			if err != nil {
+				return fmt.Errorf("%s: %w", t.name, errors.Join(err, logs(dir)))
+			}
+			samples[i] = append(samples[i], f)
+		}
+	}
+	for i, t := range st.targets {
+		all[i].median(samples[i])
+		r, err := closedLoop(t.job(true), s.connections, time.Minute, s.streams)
+		if err != nil && r.cut == 0 {
+			return fmt.Errorf("%s: %w", t.name, err)
+		}
+		all[i].StreamsCut, all[i].Streams = r.cut, r.requests
+		all[i].PeakMemory = t.process.peakMemory(t.whole)
+	}
+	_, _ = fmt.Fprintf(os.Stderr, "\r%50s\r", "")
+	return report(s, all)
+}
+
+func (t target) job(stream bool) job {
+	body := completed
+	if stream {
+		body = streamed
+	}
+	return job{address: t.address, request: prepare(t.address, "/v1/chat/completions", t.key, body), stream: stream}
+}
+
+// turn loads one target once: warm up, closed loop with processor time, open loops.
+func (t target) turn(s settings) (f figures, err error) {
+	if _, err := closedLoop(t.job(false), s.connections, s.duration/8, 1<<40); err != nil {
+		return f, fmt.Errorf("warming up: %w", err)
+	}
+	used := t.process.cpu(t.whole)
+	r, err := closedLoop(t.job(false), s.connections, s.duration, 1<<40)
+	if err != nil {
+		return f, fmt.Errorf("closed loop: %w", err)
+	}
+	f.RequestsPerSecond = r.rps()
+	f.CPUMicroseconds = perRequest(t.process.cpu(t.whole)-used, r)
+	used = t.process.cpu(t.whole)
+	if r, err = closedLoop(t.job(true), s.connections, s.duration/2, 1<<40); err != nil && r.cut == 0 {
+		return f, fmt.Errorf("closed loop of streams: %w", err)
+	}
+	f.StreamCPUMicroseconds = perRequest(t.process.cpu(t.whole)-used, r)
+	if r, err = openLoop(t.job(false), 2*s.connections, s.rate, s.duration); err != nil {
+		return f, fmt.Errorf("open loop: %w", err)
+	}
+	f.P50, f.P99 = r.quantile(0.5), r.quantile(0.99)
+	if r, err = openLoop(t.job(true), s.connections, s.streamRate, s.duration); err != nil && r.cut == 0 {
+		return f, fmt.Errorf("open loop of streams: %w", err)
+	}
+	f.FirstByteP50, f.FirstByteP99 = r.quantile(0.5), r.quantile(0.99)
+	return f, nil
+}
+
+func perRequest(cpu time.Duration, r result) float64 {
+	return float64(cpu.Microseconds()) / float64(max(1, r.requests))
+}
+
+func (f *figures) median(all []figures) {
+	f.RequestsPerSecond = median(all, func(f figures) float64 { return f.RequestsPerSecond })
+	f.CPUMicroseconds = median(all, func(f figures) float64 { return f.CPUMicroseconds })
+	f.StreamCPUMicroseconds = median(all, func(f figures) float64 { return f.StreamCPUMicroseconds })
+	f.P50 = median(all, func(f figures) time.Duration { return f.P50 })
+	f.P99 = median(all, func(f figures) time.Duration { return f.P99 })
+	f.FirstByteP50 = median(all, func(f figures) time.Duration { return f.FirstByteP50 })
+	f.FirstByteP99 = median(all, func(f figures) time.Duration { return f.FirstByteP99 })
+}
+
+func median[T float64 | time.Duration](all []figures, of func(figures) T) T {
+	values := make([]T, len(all))
+	for i, f := range all {
+		values[i] = of(f)
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
+}

@@ -1,0 +1,259 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/rateguard/rateguard/deploy/standalone/kafka"
+	"github.com/rateguard/rateguard/deploy/standalone/redis"
+	"github.com/rateguard/rateguard/schemas/envelope"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/topics"
+	"github.com/rateguard/rateguard/topics/provision"
+)
+
+const (
+	workspace = "ws_load"
+	key       = "rg_load0000000000000000000000000000"
+	completed = `{"model":"gpt-4o-mini","messages":[{"role":"system","content":"You are terse."},{"role":"user","content":"Say what a ledger is, in one sentence."}],"max_tokens":64}`
+	streamed  = `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Say what a ledger is, in one sentence."}],"max_tokens":64,"stream":true,"stream_options":{"include_usage":true}}`
+)
+
+// target is one thing under load.
+type target struct {
+	name    string
+	address string
+	// key is the API key that the target takes.
+	key     string
+	process *process
+	// whole counts the processor time and memory of the children too.
+	whole bool
+}
+
+// stage is everything that one run of the harness starts. Fields are set in order of start.
+type stage struct {
+	dir      string
+	bin      string
+	upstream *process
+	closers  []func()
+	targets  []target
+}
+
+func (s *stage) close() {
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		s.closers[i]()
+	}
+}
+
+// open starts the upstream, the floor, the proxy role alone on its own Kafka and Redis, and all of `rateguard up`.
+func open(ctx context.Context, dir, bin string) (*stage, error) {
+	s := &stage{dir: dir, bin: bin}
+	for _, step := range []func(context.Context) error{s.startUpstream, s.startFloor, s.startProxy, s.startUp} {
+		if err := step(ctx); err != nil {
+			s.close()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (s *stage) startUpstream(ctx context.Context) error {
+	address, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	if s.upstream, err = s.self("upstream", address); err != nil {
+		return err
+	}
+	s.targets = append(s.targets, target{name: "mock alone", address: address, key: key, process: s.upstream})
+	return answers(ctx, address)
+}
+
+func (s *stage) startFloor(ctx context.Context) error {
+	address, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	p, err := s.self("floor", address, "http://"+s.targets[0].address)
+	if err != nil {
+		return err
+	}
+	s.targets = append(s.targets, target{name: "bare ReverseProxy", address: address, key: key, process: p})
+	return answers(ctx, address)
+}
+
+// startProxy starts the proxy role alone. Its broker and Redis run elsewhere, as in production.
+func (s *stage) startProxy(ctx context.Context) error {
+	log := slog.New(slog.DiscardHandler)
+	broker, err := kafka.Start(ctx, kafka.Config{Dir: filepath.Join(s.dir, "kafka"), Log: log})
+	if err != nil {
+		return fmt.Errorf("starting the broker: %w", err)
+	}
+	s.closers = append(s.closers, func() { _ = broker.Close() })
+	store, err := redis.Start(ctx, redis.Config{Dir: filepath.Join(s.dir, "redis"), Log: log, NoFallback: true})
+	if err != nil {
+		return fmt.Errorf("starting Redis: %w", err)
+	}
+	s.closers = append(s.closers, func() { _ = store.Close() })
+	if err := publish(ctx, broker.Brokers(), "http://"+s.targets[0].address); err != nil {
+		return err
+	}
+	address, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	ops, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	p, err := s.child("proxy", []string{
+		"RATEGUARD_PROXY_ADDR=" + address, "RATEGUARD_OPS_ADDR=" + ops, "RATEGUARD_DATA_DIR=" + filepath.Join(s.dir, "proxy"),
+		"RATEGUARD_SECRET_KEY=" + strings.Repeat("0f", 32), "RATEGUARD_KAFKA_BROKERS=" + broker.Brokers(), "RATEGUARD_REDIS_URL=" + store.URL(),
+	}, filepath.Join(s.bin, "rateguard-proxy"))
+	if err != nil {
+		return err
+	}
+	s.targets = append(s.targets, target{name: "proxy role", address: address, key: key, process: p})
+	return answers(ctx, address)
+}
+
+// startUp starts `rateguard up` with a workspace of its own, made through the admin API as a user would.
+func (s *stage) startUp(ctx context.Context) error {
+	addresses := make([]string, 3)
+	for i := range addresses {
+		var err error
+		if addresses[i], err = freeAddress(); err != nil {
+			return err
+		}
+	}
+	data := filepath.Join(s.dir, "up")
+	p, err := s.child("up", []string{
+		"RATEGUARD_PROXY_ADDR=" + addresses[0], "RATEGUARD_ADMIN_ADDR=" + addresses[1], "RATEGUARD_OPS_ADDR=" + addresses[2],
+		"RATEGUARD_DATA_DIR=" + data, "RATEGUARD_MOCK_ADDR=", "RATEGUARD_DEMO=false", "RATEGUARD_ADMIN_TOKEN=load",
+	}, filepath.Join(s.bin, "rateguard"), "up")
+	if err != nil {
+		return err
+	}
+	if err := answers(ctx, addresses[0]); err != nil {
+		return err
+	}
+	secret, err := seed(ctx, "http://"+addresses[1], "http://"+s.targets[0].address)
+	if err != nil {
+		return err
+	}
+	s.targets = append(s.targets, target{name: "rateguard up, all roles", address: addresses[0], key: secret, process: p, whole: true})
+	return nil
+}
+
+func (s *stage) self(args ...string) (*process, error) {
+	me, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding this program: %w", err)
+	}
+	return s.child(args[0], nil, me, args...)
+}
+
+func (s *stage) child(name string, env []string, program string, args ...string) (*process, error) {
+	p, err := start(filepath.Join(s.dir, name+".out"), env, program, args...)
+	if err == nil {
+		s.closers = append(s.closers, p.stop)
+	}
+	return p, err
+}
+
+// publish writes the configuration of the proxy role's workspace into the topics that control would write.
+func publish(ctx context.Context, brokers, upstream string) error {
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers))
+	if err != nil {
+		return fmt.Errorf("making a Kafka client: %w", err)
+	}
+	defer client.Close()
+	if err := provision.Apply(ctx, kadm.NewClient(client), provision.Standalone()); err != nil {
+		return fmt.Errorf("making the topics: %w", err)
+	}
+	sum := sha256.Sum256([]byte(key))
+	records := []struct {
+		topic topics.Topic
+		key   string
+		event *rateguardv1.Event
+	}{
+		{topics.Keys, "key_load", &rateguardv1.Event{Body: &rateguardv1.Event_KeyRecord{KeyRecord: &rateguardv1.KeyRecord{
+			KeyId: "key_load", WorkspaceId: workspace, Name: "load", Sha256: sum[:], Version: 1,
+		}}}},
+		{topics.Policies, workspace, &rateguardv1.Event{Body: &rateguardv1.Event_WorkspacePolicy{WorkspacePolicy: &rateguardv1.WorkspacePolicy{
+			WorkspaceId: workspace, Name: "load", Version: 1,
+			Routes: []*rateguardv1.Route{{Id: "openai", Provider: "openai", BaseUrl: upstream, TimeoutUs: 30e6, IdleTimeoutUs: 30e6}},
+		}}}},
+	}
+	for _, r := range records {
+		r.event.Id, r.event.WorkspaceId, r.event.OccurredAtUnixUs = rand.Text(), workspace, time.Now().UnixMicro()
+		value, err := envelope.Encode(r.event)
+		if err != nil {
+			return err
+		}
+		if err := client.ProduceSync(ctx, &kgo.Record{Topic: r.topic.Name, Key: []byte(r.key), Value: value}).FirstErr(); err != nil {
+			return fmt.Errorf("publishing to %s: %w", r.topic.Name, err)
+		}
+	}
+	return nil
+}
+
+// answers waits until a TCP server at the address takes connections.
+func answers(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	for {
+		response, err := get(ctx, "http://"+address+"/")
+		if err == nil {
+			_, _ = io.Copy(io.Discard, response.Body)
+			return response.Body.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s: %w", address, errors.Join(ctx.Err(), err))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func get(ctx context.Context, url string) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	return http.DefaultClient.Do(request)
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed at once
+	if err != nil {
+		return "", fmt.Errorf("taking a port: %w", err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String(), nil
+}
+
+// fingerprint names the build in the report.
+func fingerprint(path string) string {
+	b, err := os.ReadFile(path) //nolint:gosec // a path of ours
+	if err != nil {
+		return "unknown"
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:6])
+}
