@@ -1,0 +1,223 @@
+package spend
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/rateguard/rateguard/processors/group"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+)
+
+// Fold applies one event of the costs topic to a workspace's state, in place. It is pure:
+// the clock is the latest time of the events themselves.
+func Fold(s *rateguardv1.SpendState, e *rateguardv1.Event) []group.Note {
+	isNew, notes := admit(s, e)
+	if !isNew {
+		return notes
+	}
+	s.LatestUnixUs = max(s.GetLatestUnixUs(), e.GetOccurredAtUnixUs())
+	f := folding{state: s, event: e, notes: notes}
+	switch body := e.GetBody().(type) {
+	case *rateguardv1.Event_ReservationOpened:
+		f.open(body.ReservationOpened)
+	case *rateguardv1.Event_CostSettled:
+		f.end(body.CostSettled.GetOutcome())
+	case *rateguardv1.Event_ReservationVoided:
+		f.end(body.ReservationVoided.GetOutcome())
+	case *rateguardv1.Event_ReservationExpired:
+		f.end(body.ReservationExpired.GetOutcome())
+	case *rateguardv1.Event_CostCorrected:
+		f.correct(body.CostCorrected)
+	case *rateguardv1.Event_ProducerClosed:
+		f.closeProducer(body.ProducerClosed)
+	case *rateguardv1.Event_Skipped:
+		f.note(noteSkipped, "producer "+e.GetProducerId())
+	}
+	prune(s)
+	return f.notes
+}
+
+// folding is one event on its way into a state.
+type folding struct {
+	state *rateguardv1.SpendState
+	event *rateguardv1.Event
+	notes []group.Note
+}
+
+func (f *folding) note(kind, detail string) {
+	f.notes = append(f.notes, group.Note{Kind: kind, Detail: detail})
+}
+
+// open adds what a reservation holds.
+func (f *folding) open(o *rateguardv1.ReservationOpened) {
+	f.each(o.GetSubject(), o.GetHolds(), func(sums *rateguardv1.Sums, hold *rateguardv1.Hold) {
+		sums.Opened++
+		sums.ReservedNanoUsd = f.add(sums.GetReservedNanoUsd(), held(o.BoundNanoUsd, hold))
+	})
+}
+
+// end applies a first end, unless its producer was closed and the closing ended the reservation already.
+func (f *folding) end(o *rateguardv1.Outcome) {
+	p := producer(f.state, f.event.GetProducerId())
+	if p.GetClosedAtUnixUs() == 0 {
+		f.firstEnd(o)
+		return
+	}
+	i, found := findEnd(p, o.GetReservationId())
+	switch {
+	case found:
+		end := p.GetClosedEnds()[i]
+		f.replace(o, end.CostNanoUsd, end.GetEstimated())
+		end.CostNanoUsd, end.Estimated = o.CostNanoUsd, o.GetEstimated()
+	case p.GetClosedEndsCut():
+		// Counting it could charge twice, dropping it can at most leave an estimate standing.
+		f.note(noteUnmatchedEnd, o.GetReservationId())
+	default:
+		f.firstEnd(o)
+	}
+}
+
+func (f *folding) firstEnd(o *rateguardv1.Outcome) {
+	f.each(o.GetSubject(), o.GetHolds(), func(sums *rateguardv1.Sums, hold *rateguardv1.Hold) {
+		sums.Ended++
+		sums.ReservedNanoUsd = f.add(sums.GetReservedNanoUsd(), -held(o.BoundNanoUsd, hold))
+		sums.PostedNanoUsd = f.add(sums.GetPostedNanoUsd(), o.GetCostNanoUsd())
+		sums.Estimated += count(o.GetEstimated())
+		sums.Unpriced += count(o.CostNanoUsd == nil)
+	})
+}
+
+func (f *folding) correct(c *rateguardv1.CostCorrected) {
+	o := c.GetOutcome()
+	// A correction of what a closing ended is what a late end of the same id is compared with.
+	for _, p := range f.state.GetProducers() {
+		if i, found := findEnd(p, o.GetReservationId()); found {
+			p.ClosedEnds[i].CostNanoUsd, p.ClosedEnds[i].Estimated = o.CostNanoUsd, o.GetEstimated()
+		}
+	}
+	f.replace(o, c.PreviousCostNanoUsd, c.GetPreviousEstimated())
+}
+
+// replace takes the difference between an outcome and the one it follows. The bound left the open sum with the first end.
+func (f *folding) replace(o *rateguardv1.Outcome, previous *int64, previousEstimated bool) {
+	if sameCost(o.CostNanoUsd, previous) && o.GetEstimated() == previousEstimated {
+		return
+	}
+	f.each(o.GetSubject(), o.GetHolds(), func(sums *rateguardv1.Sums, _ *rateguardv1.Hold) {
+		sums.Corrected++
+		sums.PostedNanoUsd = f.add(f.add(sums.GetPostedNanoUsd(), o.GetCostNanoUsd()), -value(previous))
+		sums.Estimated = step(sums.GetEstimated(), previousEstimated, o.GetEstimated())
+		sums.Unpriced = step(sums.GetUnpriced(), previous == nil, o.CostNanoUsd == nil)
+	})
+}
+
+// closeProducer takes a ProducerClosed iff it is the first of that producer and its mark is the
+// one held here: otherwise its maker has not seen what this log shows, and starts again.
+func (f *folding) closeProducer(c *rateguardv1.ProducerClosed) {
+	p := producer(f.state, c.GetProducerId())
+	mark := p.GetMark()
+	if c.GetProducerId() == f.event.GetProducerId() && f.event.GetSequence() == mark && mark > 0 {
+		mark-- // it closes itself: its mark before this record
+	}
+	if mark != c.GetMark() || p.GetClosedAtUnixUs() != 0 {
+		f.note(noteClosedIgnored, fmt.Sprintf("producer %s: mark %d, held %d", c.GetProducerId(), c.GetMark(), mark))
+		return
+	}
+	if p == nil { // nothing of it was ever seen here, and its maker says the same
+		i, _ := findProducer(f.state, c.GetProducerId())
+		p = &rateguardv1.ProducerMark{ProducerId: c.GetProducerId()}
+		f.state.Producers = slices.Insert(f.state.Producers, i, p)
+	}
+	p.ClosedAtUnixUs = max(f.event.GetOccurredAtUnixUs(), 1)
+	for _, o := range c.GetEnds() {
+		f.firstEnd(o)
+		if len(p.GetClosedEnds()) == maxClosedEnds {
+			p.ClosedEndsCut = true
+			continue
+		}
+		i, _ := findEnd(p, o.GetReservationId())
+		p.ClosedEnds = slices.Insert(p.ClosedEnds, i,
+			&rateguardv1.ClosedEnd{IdHash: idHash(o.GetReservationId()), CostNanoUsd: o.CostNanoUsd, Estimated: o.GetEstimated()})
+	}
+}
+
+// each calls change with the total, the month of the opening and the period of every hold;
+// hold is nil for the first two, which count the whole reservation.
+func (f *folding) each(subject *rateguardv1.Subject, holds []*rateguardv1.Hold, change func(*rateguardv1.Sums, *rateguardv1.Hold)) {
+	if f.state.GetTotal() == nil {
+		f.state.Total = new(rateguardv1.Sums)
+	}
+	opened := subject.GetOpenedAtUnixUs()
+	if opened == 0 {
+		opened = f.event.GetOccurredAtUnixUs()
+	}
+	change(f.state.GetTotal(), nil)
+	change(month(f.state, monthOf(opened)), nil)
+	for _, h := range holds {
+		sums := period(f.state, h)
+		if sums == nil {
+			f.note(notePeriodDropped, fmt.Sprintf("budget %s from %d", h.GetBudgetId(), h.GetPeriodStartUnixUs()))
+			continue
+		}
+		change(sums, h)
+	}
+}
+
+// add returns a+b and holds at the ends of int64, which no honest sum reaches.
+func (f *folding) add(a, b int64) int64 {
+	sum := a + b
+	switch {
+	case b > 0 && sum < a:
+		f.note(noteOverflow, f.event.GetWorkspaceId())
+		return 1<<63 - 1
+	case b < 0 && sum > a:
+		f.note(noteOverflow, f.event.GetWorkspaceId())
+		return -1 << 63
+	}
+	return sum
+}
+
+// held is what a reservation takes from a sum: the hold's amount, or for sums without one its bound.
+func held(bound *int64, hold *rateguardv1.Hold) int64 {
+	if hold != nil {
+		return hold.GetAmountNanoUsd()
+	}
+	return value(bound)
+}
+
+func value(v *int64) int64 {
+	if v == nil {
+		return 0
+	}
+	return *v
+}
+
+func sameCost(a, b *int64) bool { return (a == nil) == (b == nil) && value(a) == value(b) }
+
+func count(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// step moves a count of ends that have a property, of which one had it before and has it now or not.
+func step(n uint64, before, now bool) uint64 {
+	n += count(now)
+	if before && n > 0 {
+		n--
+	}
+	return n
+}
+
+func findEnd(p *rateguardv1.ProducerMark, reservation string) (int, bool) {
+	return slices.BinarySearchFunc(p.GetClosedEnds(), idHash(reservation), func(e *rateguardv1.ClosedEnd, id uint64) int { return cmp.Compare(e.GetIdHash(), id) })
+}
+
+func idHash(reservation string) uint64 {
+	sum := sha256.Sum256([]byte(reservation))
+	return binary.BigEndian.Uint64(sum[:8])
+}

@@ -1,0 +1,131 @@
+package spend
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/rateguard/rateguard/processors/group"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/topics/hash"
+)
+
+// Horizons of the state, measured in event time against the latest event of the workspace.
+const (
+	// closedHorizon is how long a closed producer's mark is kept.
+	closedHorizon = 7 * 24 * time.Hour
+	// idleHorizon is how long the mark of a producer is kept that was never closed: no spool ships that late.
+	idleHorizon = 30 * 24 * time.Hour
+	// periodHorizon is how long a budget period stays after its successor began, for ends and spools that come late.
+	periodHorizon = 48 * time.Hour
+	// months is how many months are kept: the retention of the costs topic, rounded up.
+	months = 14
+	// maxHoles and maxClosedEnds bound one producer's part of the state.
+	maxHoles      = 64
+	maxClosedEnds = 512
+)
+
+// foldBytes is Fold on encoded states, as the table holds them.
+func foldBytes(state []byte, in group.Input) ([]byte, []group.Note) {
+	if hash.IsPartitionKey(in.Key) {
+		return state, nil // belongs to the partition, not to a workspace
+	}
+	s, err := Decode(state)
+	if err != nil { // a value that the merge let through is ours: this cannot be
+		return state, []group.Note{{Kind: "state_malformed", Detail: err.Error()}}
+	}
+	notes := Fold(s, in.Event)
+	next, err := proto.MarshalOptions{Deterministic: true}.Marshal(s)
+	if err != nil {
+		return state, append(notes, group.Note{Kind: "state_unwritable", Detail: err.Error()})
+	}
+	return next, notes
+}
+
+// Decode reads a state as the table holds it; empty is the state of a workspace without events.
+func Decode(state []byte) (*rateguardv1.SpendState, error) {
+	s := new(rateguardv1.SpendState)
+	if err := proto.Unmarshal(state, s); err != nil {
+		return nil, fmt.Errorf("decoding spend state: %w", err)
+	}
+	return s, nil
+}
+
+// monthOf returns year * 100 + month of an instant in microseconds, UTC.
+func monthOf(unixUS int64) int32 {
+	t := time.UnixMicro(unixUS).UTC()
+	return int32(t.Year()*100 + int(t.Month())) //nolint:gosec // a year has four to six digits
+}
+
+// month returns the sums of a month, made when missing.
+func month(s *rateguardv1.SpendState, m int32) *rateguardv1.Sums {
+	i, found := slices.BinarySearchFunc(s.GetMonths(), m, func(e *rateguardv1.MonthSums, m int32) int { return cmp.Compare(e.GetMonth(), m) })
+	if !found {
+		s.Months = slices.Insert(s.Months, i, &rateguardv1.MonthSums{Month: m, Sums: new(rateguardv1.Sums)})
+	}
+	return s.Months[i].Sums
+}
+
+// period returns the sums of a hold's budget period, made when missing; nil when the period was dropped already.
+func period(s *rateguardv1.SpendState, h *rateguardv1.Hold) *rateguardv1.Sums {
+	i, found := slices.BinarySearchFunc(s.GetBudgets(), h, func(e *rateguardv1.BudgetSums, h *rateguardv1.Hold) int {
+		return cmp.Or(cmp.Compare(e.GetBudgetId(), h.GetBudgetId()), cmp.Compare(e.GetGeneration(), h.GetBudgetGeneration()))
+	})
+	if !found {
+		s.Budgets = slices.Insert(s.Budgets, i, &rateguardv1.BudgetSums{BudgetId: h.GetBudgetId(), Generation: h.GetBudgetGeneration()})
+	}
+	b := s.Budgets[i]
+	j, found := slices.BinarySearchFunc(b.GetBalances(), h.GetBalance(), func(e *rateguardv1.BalanceSums, name string) int { return cmp.Compare(e.GetBalance(), name) })
+	if !found {
+		b.Balances = slices.Insert(b.Balances, j, &rateguardv1.BalanceSums{Balance: h.GetBalance()})
+	}
+	return balancePeriod(b.Balances[j], h.GetPeriodStartUnixUs())
+}
+
+func balancePeriod(b *rateguardv1.BalanceSums, start int64) *rateguardv1.Sums {
+	i, found := slices.BinarySearchFunc(b.GetPeriods(), start, func(e *rateguardv1.PeriodSums, start int64) int { return cmp.Compare(e.GetStartUnixUs(), start) })
+	if found {
+		return b.Periods[i].Sums
+	}
+	if b.GetDroppedUntilUnixUs() != 0 && start <= b.GetDroppedUntilUnixUs() {
+		return nil
+	}
+	b.Periods = slices.Insert(b.Periods, i, &rateguardv1.PeriodSums{StartUnixUs: start, Sums: new(rateguardv1.Sums)})
+	return b.Periods[i].Sums
+}
+
+// prune drops what lies beyond the horizons. Periods that hold an open reservation stay.
+func prune(s *rateguardv1.SpendState) {
+	latest := s.GetLatestUnixUs()
+	if n := len(s.GetMonths()); n > months {
+		s.Months = slices.Delete(s.Months, 0, n-months)
+	}
+	for _, b := range s.GetBudgets() {
+		for _, balance := range b.GetBalances() {
+			prunePeriods(balance, latest)
+		}
+	}
+	s.Producers = slices.DeleteFunc(s.Producers, func(p *rateguardv1.ProducerMark) bool {
+		if p.GetClosedAtUnixUs() != 0 {
+			return latest-max(p.GetClosedAtUnixUs(), p.GetLastSeenUnixUs()) > closedHorizon.Microseconds()
+		}
+		return latest-p.GetLastSeenUnixUs() > idleHorizon.Microseconds()
+	})
+}
+
+func prunePeriods(b *rateguardv1.BalanceSums, latest int64) {
+	kept := b.GetPeriods()[:0]
+	for i, p := range b.GetPeriods() {
+		last := i == len(b.GetPeriods())-1
+		if last || p.GetSums().GetOpened() > p.GetSums().GetEnded() || latest-b.GetPeriods()[i+1].GetStartUnixUs() <= periodHorizon.Microseconds() {
+			kept = append(kept, p)
+			continue
+		}
+		b.DroppedUntilUnixUs = max(b.GetDroppedUntilUnixUs(), p.GetStartUnixUs())
+	}
+	clear(b.Periods[len(kept):])
+	b.Periods = kept
+}
