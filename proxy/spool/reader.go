@@ -18,6 +18,8 @@ type reader struct {
 	log  *slog.Logger
 	pos  position
 	file *os.File
+	// size of a segment that is written no more; -1 until it is known to be so. A size taken earlier would
+	// make the frames appended since look torn.
 	size int64
 	buf  []byte
 	from int64 // offset of buf[0]
@@ -44,7 +46,7 @@ func (r *reader) close() {
 // segment is skipped and logged: consumers see the hole in the sequences and raise the alarm.
 func (r *reader) next(limit position) (frame, bool, error) {
 	for r.pos.before(limit) {
-		if err := r.open(); errors.Is(err, fs.ErrNotExist) {
+		if err := r.open(limit); errors.Is(err, fs.ErrNotExist) {
 			if r.pos.segment == limit.segment {
 				return frame{}, false, err
 			}
@@ -111,23 +113,21 @@ func (r *reader) read(end int64) (frame, bool, error) {
 	return f, true, nil
 }
 
-func (r *reader) open() error {
-	if r.file != nil {
-		if r.pos.offset < r.size {
-			return nil
-		}
-	} else {
+func (r *reader) open(limit position) error {
+	if r.file == nil {
 		f, err := os.Open(segmentPath(r.dir, r.pos.segment))
 		if err != nil {
 			return fmt.Errorf("opening segment: %w", err)
 		}
-		r.file, r.buf = f, nil
+		r.file, r.buf, r.size = f, nil, -1
 	}
-	st, err := r.file.Stat()
-	if err != nil {
-		return fmt.Errorf("reading segment: %w", err)
+	if r.size < 0 && r.pos.segment < limit.segment {
+		st, err := r.file.Stat()
+		if err != nil {
+			return fmt.Errorf("reading segment: %w", err)
+		}
+		r.size = st.Size()
 	}
-	r.size = st.Size()
 	return nil
 }
 

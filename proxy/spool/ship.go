@@ -24,8 +24,8 @@ const (
 	// that a large record may pass their limit of 1 MiB all the same.
 	largeFrame = 900 << 10
 	largeBatch = 96 << 20
-	backoffMin      = 100 * time.Millisecond
-	backoffMax      = 5 * time.Second
+	backoffMin = 100 * time.Millisecond
+	backoffMax = 5 * time.Second
 )
 
 // Run ships until the context ends and returns nil then. It waits for Kafka as long as that takes.
