@@ -1,0 +1,219 @@
+package standalone
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+)
+
+// demoWorkspace is the name of the workspace that Start seeds.
+const demoWorkspace = "demo"
+
+// keyInForce is how long the demo key may take to be known to the proxy.
+const keyInForce = 15 * time.Second
+
+// Demo is the seeded workspace.
+type Demo struct {
+	// Workspace is its id.
+	Workspace string
+	// KeyID and Key are the API key; Key is the secret that clients send.
+	KeyID, Key string
+}
+
+// demoState is what the data folder keeps of the seeding: which things are ours to change. The
+// key's secret stands in a file of its own.
+type demoState struct {
+	Workspace string `json:"workspace"`
+	KeyID     string `json:"key_id"`
+	// Routes are the base URLs that the last start set.
+	Routes map[string]string `json:"routes"`
+}
+
+// demoRoute is one route of the workspace and where it leads.
+type demoRoute struct {
+	name, provider, realURL, credential, mockPath string
+	cost                                          map[string]string
+}
+
+func (s *System) demoRoutes() []demoRoute {
+	perToken := map[string]string{"mode": "per_token"}
+	return []demoRoute{
+		{name: "openai", provider: "openai", realURL: "https://api.openai.com", credential: s.cfg.Providers.OpenAI, mockPath: "/openai", cost: perToken},
+		{name: "anthropic", provider: "anthropic", realURL: "https://api.anthropic.com", credential: s.cfg.Providers.Anthropic, mockPath: "/anthropic", cost: perToken},
+		{name: "gemini", provider: "gemini", realURL: "https://generativelanguage.googleapis.com", credential: s.cfg.Providers.Gemini, mockPath: "/gemini", cost: perToken},
+		{name: "http", provider: "http", mockPath: "/http", cost: map[string]string{"mode": "per_request", "usd": "0.002"}},
+	}
+}
+
+// seedDemo makes the workspace, its routes and its key through the admin API, as a user would,
+// and leaves alone what it finds.
+func (s *System) seedDemo(ctx context.Context) error {
+	c := &adminClient{base: s.AdminURL(), token: s.cfg.AdminToken}
+	var state demoState
+	raw, err := os.ReadFile(s.cfg.path("demo.json"))
+	if err == nil {
+		err = json.Unmarshal(raw, &state)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("reading what the demo is: %w", err)
+	}
+	if state.Workspace, err = c.findWorkspace(ctx, state.Workspace); err != nil {
+		return fmt.Errorf("seeding the demo: %w", err)
+	}
+	if err := s.seedRoutes(ctx, c, &state); err != nil {
+		return fmt.Errorf("seeding the demo's routes: %w", err)
+	}
+	if s.demo, err = s.seedKey(ctx, c, &state); err != nil {
+		return fmt.Errorf("seeding the demo's key: %w", err)
+	}
+	out, err := json.MarshalIndent(state, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encoding what the demo is: %w", err)
+	}
+	if err := writeSecret(s.cfg.path("demo.json"), string(out)); err != nil {
+		return err
+	}
+	return s.awaitKey(ctx)
+}
+
+// findWorkspace returns the workspace of the last start, or the first with the demo's name, or a new one.
+func (c *adminClient) findWorkspace(ctx context.Context, last string) (string, error) {
+	type workspace struct{ ID, Name string }
+	byName := ""
+	for cursor := ""; ; {
+		var page struct {
+			Data []workspace `json:"data"`
+			Next string      `json:"next"`
+		}
+		if err := c.call(ctx, http.MethodGet, "/v1/workspaces?limit=100&cursor="+url.QueryEscape(cursor), nil, &page); err != nil {
+			return "", err
+		}
+		for _, w := range page.Data {
+			if last != "" && w.ID == last {
+				return last, nil
+			}
+			if byName == "" && w.Name == demoWorkspace {
+				byName = w.ID
+			}
+		}
+		if cursor = page.Next; cursor == "" {
+			break
+		}
+	}
+	if byName != "" {
+		return byName, nil
+	}
+	var made workspace
+	err := c.call(ctx, http.MethodPost, "/v1/workspaces", map[string]string{"name": demoWorkspace}, &made)
+	return made.ID, err
+}
+
+// seedRoutes sets the routes that are missing or that still lead where the last start put them.
+func (s *System) seedRoutes(ctx context.Context, c *adminClient, state *demoState) error {
+	set := map[string]string{}
+	for _, r := range s.demoRoutes() {
+		body := map[string]any{"provider": r.provider, "cost": r.cost}
+		switch {
+		case r.credential != "":
+			body["base_url"], body["credential"] = r.realURL, r.credential
+		case s.MockURL() != "":
+			body["base_url"], body["credential"] = s.MockURL()+r.mockPath, "demo"
+		default:
+			continue
+		}
+		path := "/v1/workspaces/" + state.Workspace + "/routes/" + r.name
+		var have struct {
+			BaseURL string `json:"base_url"`
+		}
+		err := c.call(ctx, http.MethodGet, path, nil, &have)
+		var refused *adminError
+		missing := errors.As(err, &refused) && refused.status == http.StatusNotFound
+		if err != nil && !missing {
+			return err
+		}
+		if !missing && have.BaseURL != state.Routes[r.name] {
+			continue // somebody changed it
+		}
+		if err := c.call(ctx, http.MethodPut, path, body, nil); err != nil {
+			return err
+		}
+		set[r.name], _ = body["base_url"].(string)
+	}
+	state.Routes = set
+	return nil
+}
+
+// seedKey returns the key of the last start while it is in force, else a new one.
+func (s *System) seedKey(ctx context.Context, c *adminClient, state *demoState) (Demo, error) {
+	keys := "/v1/workspaces/" + state.Workspace + "/keys"
+	file := s.cfg.path("demo-key")
+	if raw, err := os.ReadFile(file); err == nil && state.KeyID != "" {
+		var have struct {
+			RevokedAt *time.Time `json:"revoked_at"`
+			ExpiresAt *time.Time `json:"expires_at"`
+		}
+		err := c.call(ctx, http.MethodGet, keys+"/"+state.KeyID, nil, &have)
+		var refused *adminError
+		if err != nil && (!errors.As(err, &refused) || refused.status != http.StatusNotFound) {
+			return Demo{}, err
+		}
+		expired := have.ExpiresAt != nil && have.ExpiresAt.Before(time.Now())
+		if err == nil && have.RevokedAt == nil && !expired {
+			return Demo{Workspace: state.Workspace, KeyID: state.KeyID, Key: strings.TrimSpace(string(raw))}, nil
+		}
+	}
+	var made struct{ ID, Key string }
+	if err := c.call(ctx, http.MethodPost, keys, map[string]string{"name": demoWorkspace}, &made); err != nil {
+		return Demo{}, err
+	}
+	state.KeyID = made.ID
+	return Demo{Workspace: state.Workspace, KeyID: made.ID, Key: made.Key}, writeSecret(file, made.Key)
+}
+
+// awaitKey waits until the proxy knows the key and the routes, so that what is printed works.
+func (s *System) awaitKey(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, keyInForce)
+	defer cancel()
+	ticker := time.NewTicker(readyInterval)
+	defer ticker.Stop()
+	for {
+		known, err := s.knowsKey(ctx)
+		if known {
+			return nil
+		}
+		select {
+		case <-s.group.failed:
+			return s.group.cause
+		case <-ctx.Done():
+			return fmt.Errorf("waiting until the proxy takes the demo key: %w (last: %w)", ctx.Err(), err)
+		case <-ticker.C:
+		}
+	}
+}
+
+// knowsKey asks for a model list through the demo's route, which costs nothing.
+func (s *System) knowsKey(ctx context.Context) (bool, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.ProxyURL()+"/v1/models", nil)
+	if err != nil {
+		return false, err
+	}
+	req.Header.Set("Authorization", "Bearer "+s.demo.Key)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false, err
+	}
+	code := res.Header.Get("x-rateguard-error")
+	if err := res.Body.Close(); err != nil {
+		return false, err
+	}
+	if code == "invalid_api_key" || code == "route_not_found" {
+		return false, errors.New(code)
+	}
+	return true, nil
+}
