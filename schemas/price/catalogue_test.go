@@ -19,6 +19,12 @@ func TestVersionNamesTheSource(t *testing.T) {
 	}
 }
 
+func TestLicenceOfTheDataIsShipped(t *testing.T) {
+	if got := price.Notice(); !strings.Contains(got, "MIT License") || !strings.Contains(got, "Copyright (c) Pydantic") {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestProviderFor(t *testing.T) {
 	for _, c := range []struct{ dialect, url, want string }{
 		{"openai", "https://api.openai.com", "openai"},

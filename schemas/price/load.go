@@ -1,7 +1,7 @@
 package price
 
 import (
-	_ "embed" // the generated catalogue
+	_ "embed" // the generated catalogue and its licence
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -15,6 +15,12 @@ import (
 
 //go:embed catalogue.json
 var embedded []byte
+
+//go:embed source/genai-prices-0.1.8.LICENSE
+var licence string
+
+// Notice returns the licence of the data that the built-in catalogue was made from. Distributions show it.
+func Notice() string { return licence }
 
 var defaultCatalogue = sync.OnceValue(func() *Catalogue {
 	c, err := load(embedded)
@@ -34,10 +40,9 @@ func load(file []byte) (*Catalogue, error) {
 		return nil, fmt.Errorf("reading catalogue: %w", err)
 	}
 	c := &Catalogue{
-		base:     f.Version + "+" + f.SourceSHA256[:min(8, len(f.SourceSHA256))],
-		byID:     make(map[string]*provider, len(f.Providers)),
-		lookups:  newCache(),
-		override: nil,
+		base:    f.Version + "+" + f.SourceSHA256[:min(8, len(f.SourceSHA256))],
+		byID:    make(map[string]*provider, len(f.Providers)),
+		lookups: newCache(),
 	}
 	for i := range f.Providers {
 		p, err := newProvider(&f.Providers[i])

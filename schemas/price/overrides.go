@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -126,7 +127,8 @@ func fingerprint(overrides map[overrideKey]*rateguardv1.PriceHistory) (string, e
 		if err != nil {
 			return "", fmt.Errorf("encoding override of %s/%s: %w", k.provider, k.model, err)
 		}
-		fmt.Fprintf(sum, "%d\n", len(b))
+		sum.Write(strconv.AppendInt(nil, int64(len(b)), 10))
+		sum.Write([]byte{'\n'})
 		sum.Write(b)
 	}
 	return hex.EncodeToString(sum.Sum(nil)[:4]), nil

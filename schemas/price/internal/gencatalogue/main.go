@@ -48,7 +48,7 @@ func run(args []string, log io.Writer) error {
 	for _, p := range f.Providers {
 		for _, m := range p.Models {
 			if m.Refused != "" {
-				fmt.Fprintf(log, "refused: %s %s: %s\n", p.ID, m.ID, m.Refused)
+				_, _ = fmt.Fprintf(log, "refused: %s %s: %s\n", p.ID, m.ID, m.Refused)
 			}
 		}
 	}
