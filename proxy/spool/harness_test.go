@@ -30,6 +30,7 @@ type kafka struct {
 	tb      testing.TB
 	dir     string
 	port    int
+	limit   string // message.max.bytes; empty: the broker's
 	cluster *kfake.Cluster
 }
 
@@ -59,9 +60,13 @@ func freePort(tb testing.TB) int {
 
 func (k *kafka) start() {
 	k.tb.Helper()
+	settings := map[string]string{"log.cleaner.backoff.ms": "31536000000"}
+	if k.limit != "" {
+		settings["message.max.bytes"] = k.limit
+	}
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(k.port), kfake.DataDir(k.dir), kfake.SyncWrites(),
 		kfake.SeedTopics(partitions, topics.Costs.Name, topics.Requests.Name), kfake.SeedTopics(1, topics.Producers.Name),
-		kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": "31536000000"}))
+		kfake.BrokerConfigs(settings))
 	if err != nil {
 		k.tb.Fatal(err)
 	}

@@ -69,8 +69,9 @@ type shipper struct {
 	s   *Spool
 	f   *folder
 	src source
-	// careful is the position up to which records go one by one, because one before it was refused.
-	careful position
+	// carefulMu guards careful: the position up to which records go one by one, because one before it was refused.
+	carefulMu sync.Mutex
+	careful   position
 }
 
 func (sh *shipper) run(ctx context.Context) {
@@ -89,10 +90,6 @@ func (sh *shipper) run(ctx context.Context) {
 		err := sh.session(ctx)
 		if ctx.Err() != nil || err == nil {
 			return
-		}
-		var r *refusal
-		if errors.As(err, &r) {
-			sh.careful = r.until
 		}
 		sh.s.met.sessions.Inc()
 		sh.s.log.Error("shipping spool", "producer_id", sh.f.id, "error", err)
@@ -185,7 +182,7 @@ func (sh *shipper) session(ctx context.Context) error {
 			switch f := &frames[i]; {
 			case len(f.data) > largeFrame:
 				err = sh.sendLarge(sctx, f)
-			case !sh.careful.before(f.end):
+			case sh.isSuspect(f.end):
 				err = sh.sendCarefully(sctx, cl, f)
 			default:
 				err = sh.send(sctx, cl, f, cancel)
@@ -205,13 +202,17 @@ func (sh *shipper) send(ctx context.Context, cl *kgo.Client, f *frame, fail cont
 	}
 	fl := sh.f.launch(f, len(records))
 	promise := func(_ *kgo.Record, err error) {
-		switch {
-		case err == nil:
+		if err == nil {
 			if fl.left.Add(-1) == 0 {
 				sh.f.landed(fl)
 			}
-		case ctx.Err() == nil: // the first error; those of the shutdown follow from it
-			fail(sh.failure(fl, err))
+			return
+		}
+		if refused(err) { // the whole batch is: which of its records is to blame shows when they go alone
+			sh.suspect(fl.end)
+		}
+		if ctx.Err() == nil { // the first error; those of the shutdown follow from it
+			fail(fmt.Errorf("producing: %w", err))
 		}
 	}
 	krecs := make([]kgo.Record, len(records))
@@ -225,20 +226,18 @@ func (sh *shipper) send(ctx context.Context, cl *kgo.Client, f *frame, fail cont
 	return nil
 }
 
-// refusal is an error that sending again cannot mend.
-type refusal struct {
-	until position
-	err   error
+func (sh *shipper) suspect(until position) {
+	sh.carefulMu.Lock()
+	defer sh.carefulMu.Unlock()
+	if sh.careful.before(until) {
+		sh.careful = until
+	}
 }
 
-func (r *refusal) Error() string { return "record refused: " + r.err.Error() }
-func (r *refusal) Unwrap() error { return r.err }
-
-func (sh *shipper) failure(fl *flight, err error) error {
-	if refused(err) {
-		return &refusal{fl.end, err}
-	}
-	return fmt.Errorf("producing: %w", err)
+func (sh *shipper) isSuspect(end position) bool {
+	sh.carefulMu.Lock()
+	defer sh.carefulMu.Unlock()
+	return !sh.careful.before(end)
 }
 
 // refused reports whether a broker will never take the record (or one of the records of its batch).
