@@ -1,0 +1,125 @@
+package proxy
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rateguard/rateguard/proxy/spool"
+	"github.com/rateguard/rateguard/schemas/secret"
+	"github.com/rateguard/rateguard/topics/broker"
+)
+
+// Config are the settings of the proxy role. A zero field means the default named beside it.
+type Config struct {
+	// Addr is where the data plane listens, ":8080". Listener, when set, wins; the server closes it.
+	Addr     string
+	Listener net.Listener
+	// OpsAddr is where the command serves health and metrics, "127.0.0.1:9090".
+	OpsAddr string
+	// DataDir holds the spool and the configuration snapshot, "./data".
+	DataDir string
+	// RedisURL is where limits and budgets live; required.
+	RedisURL string
+	// SecretKey opens upstream credentials: 32 bytes in hex or base64; required.
+	SecretKey string
+	// MaxBody is the largest request body in bytes, 32 MiB.
+	MaxBody int64
+	// Drain is how long an upstream may go on after its client has left, 5 s.
+	Drain time.Duration
+	// ShutdownTimeout is how long SIGTERM waits for requests in flight and for the spool, 10 min.
+	ShutdownTimeout time.Duration
+	// ClientIPHeader and CountryHeader name headers that a trusted load balancer sets; empty: none.
+	ClientIPHeader string
+	CountryHeader  string
+	Kafka          broker.Config
+	Spool          spool.Config
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config { return Config{}.withDefaults() }
+
+func (c Config) withDefaults() Config {
+	text := func(v *string, d string) {
+		if *v == "" {
+			*v = d
+		}
+	}
+	text(&c.Addr, ":8080")
+	text(&c.OpsAddr, "127.0.0.1:9090")
+	text(&c.DataDir, "./data")
+	if c.MaxBody == 0 {
+		c.MaxBody = 32 << 20
+	}
+	if c.Drain == 0 {
+		c.Drain = 5 * time.Second
+	}
+	if c.ShutdownTimeout == 0 {
+		c.ShutdownTimeout = 10 * time.Minute
+	}
+	return c
+}
+
+// Register adds the settings to a flag set.
+func (c *Config) Register(fs *flag.FlagSet) {
+	*c = c.withDefaults()
+	fs.StringVar(&c.Addr, "proxy-addr", c.Addr, "address of the data plane")
+	fs.StringVar(&c.OpsAddr, "ops-addr", c.OpsAddr, "address of /healthz, /readyz and /metrics")
+	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "folder of the spool and of snapshots")
+	fs.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "Redis of limits and budgets, redis://…")
+	fs.StringVar(&c.SecretKey, "secret-key", c.SecretKey, "key of upstream credentials: 32 bytes in hex or base64")
+	fs.Int64Var(&c.MaxBody, "max-body", c.MaxBody, "largest request body in bytes")
+	fs.DurationVar(&c.Drain, "drain", c.Drain, "how long an upstream may go on after its client has left")
+	fs.DurationVar(&c.ShutdownTimeout, "shutdown-timeout", c.ShutdownTimeout, "how long a shutdown waits for requests in flight and for the spool")
+	fs.StringVar(&c.ClientIPHeader, "client-ip-header", c.ClientIPHeader, "header with the client's address, set by a trusted load balancer; empty: the connection's address")
+	fs.StringVar(&c.CountryHeader, "country-header", c.CountryHeader, "header with the client's country, set by a trusted load balancer; empty: none")
+	c.Kafka.Register(fs)
+	c.Spool.Register(fs)
+}
+
+// Validate returns every problem of the settings, joined; each names its flag.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	var errs []error
+	if c.Listener == nil {
+		if _, _, err := net.SplitHostPort(c.Addr); err != nil {
+			errs = append(errs, fmt.Errorf("proxy-addr: %w", err))
+		}
+	}
+	if _, _, err := net.SplitHostPort(c.OpsAddr); err != nil {
+		errs = append(errs, fmt.Errorf("ops-addr: %w", err))
+	}
+	if c.SecretKey == "" {
+		errs = append(errs, errors.New("secret-key: required"))
+	} else if _, err := secret.ParseKey(c.SecretKey); err != nil {
+		errs = append(errs, fmt.Errorf("secret-key: %w", err))
+	}
+	if c.RedisURL == "" {
+		errs = append(errs, errors.New("redis-url: required"))
+	}
+	if c.MaxBody < 0 {
+		errs = append(errs, errors.New("max-body: negative"))
+	}
+	if c.Drain < 0 {
+		errs = append(errs, errors.New("drain: negative"))
+	}
+	if c.ShutdownTimeout < 0 {
+		errs = append(errs, errors.New("shutdown-timeout: negative"))
+	}
+	return errors.Join(append(errs, c.Kafka.Validate(), c.spool(slog.New(slog.DiscardHandler), nil).Validate())...)
+}
+
+// spool returns the settings of the spool, in its folder.
+func (c Config) spool(log *slog.Logger, reg prometheus.Registerer) spool.Config {
+	s := c.Spool
+	if s.Dir == "" {
+		s.Dir = c.DataDir + "/spool"
+	}
+	s.Kafka, s.Log, s.Metrics = c.Kafka, log, reg
+	return s
+}

@@ -1,0 +1,140 @@
+// Package emit turns a request into events: one that opens it before it is sent, one frame that ends it before
+// its answer ends, and one row for a request that was refused. Nobody else writes events of requests.
+package emit
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rateguard/rateguard/proxy/call"
+	"github.com/rateguard/rateguard/proxy/spool"
+	"github.com/rateguard/rateguard/schemas/envelope"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/topics"
+)
+
+// Log is where events are appended to; *spool.Spool is one. After nil a frame survives a kill -9.
+type Log interface {
+	AppendOpen(frame ...spool.Record) error
+	AppendEnd(frame ...spool.Record) error
+	Append(frame ...spool.Record) error
+}
+
+// Emitter writes the events of requests.
+type Emitter struct {
+	log     Log
+	slog    *slog.Logger
+	metrics metrics
+}
+
+// New returns an emitter that appends to log.
+func New(log Log, logger *slog.Logger, reg prometheus.Registerer) *Emitter {
+	return &Emitter{log: log, slog: logger, metrics: newMetrics(reg)}
+}
+
+// Step returns the step that records every request that comes to it, whatever happens in next: also a panic
+// is recorded, and returned as an internal error.
+func (e *Emitter) Step(next call.Handler) call.Handler {
+	return call.HandlerFunc(func(c *call.Call) (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				err = call.Fail(call.Internal, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+			}
+			e.finish(c, err)
+		}()
+		return next.Serve(c)
+	})
+}
+
+// finish ends what next left without an end.
+func (e *Emitter) finish(c *call.Call, err error) {
+	if c.Ended {
+		return
+	}
+	r := &c.Result
+	if err == nil {
+		err = errors.New("handler returned without an end")
+	}
+	if !errors.Is(err, call.ErrAborted) {
+		ce := call.AsError(err)
+		r.Status, r.ErrorCode = ce.HTTPStatus(), ce.Code
+	} else if r.ErrorCode == "" {
+		r.ErrorCode = call.Internal
+	}
+	if c.Opened && r.Kind == rateguardv1.OutcomeKind_OUTCOME_KIND_UNSPECIFIED {
+		// Nobody knows whether the provider did the work.
+		r.Kind, r.Estimated = rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, true
+		r.HasCost, r.Cost = c.Quote.HasUnknown, c.Quote.Unknown
+	}
+	if endErr := e.End(c); endErr != nil {
+		e.slog.Error("end of a request is not recorded", "workspace", workspace(c), "request_id", c.ID, "error", endErr)
+	}
+}
+
+// Open appends the event that must stand in the log before the request is sent. On an error nothing may be sent.
+func (e *Emitter) Open(c *call.Call) error {
+	c.OpenedAt = time.Now()
+	record, err := e.record(c, topics.Costs, headersOpened, opened(c))
+	if err == nil {
+		err = e.log.AppendOpen(record)
+		// The frame stands in the log although its sync failed: it has to be ended.
+		c.Opened = err == nil || errors.Is(err, spool.ErrUnsynced)
+	}
+	if err != nil {
+		e.metrics.refused.Inc()
+		c.Result.Kind = rateguardv1.OutcomeKind_OUTCOME_KIND_VOIDED
+		c.Result.HasCost, c.Result.Cost = true, 0
+		return &call.Error{
+			Code: call.StoreUnavailable, RetryAfter: time.Second, Message: "The event log of this proxy takes no new requests.",
+			Cause: fmt.Errorf("opening the reservation: %w", err),
+		}
+	}
+	return nil
+}
+
+// End appends the frame that ends the request: the outcome where it was opened, and its row. It does so once; further calls do nothing.
+func (e *Emitter) End(c *call.Call) error {
+	if c.Ended {
+		return nil
+	}
+	c.Ended = true
+	now := time.Now()
+	e.metrics.observe(c, now)
+	row, err := e.record(c, topics.Requests, headersRow, e.row(c, now))
+	if err != nil {
+		return err
+	}
+	if !c.Opened {
+		return e.log.Append(row)
+	}
+	event, headers := end(c, now)
+	outcome, err := e.record(c, topics.Costs, headers, event)
+	if err != nil {
+		return err
+	}
+	err = e.log.AppendEnd(outcome, row)
+	if errors.Is(err, spool.ErrUnsynced) {
+		e.slog.Warn("end of a request is not synced yet", "workspace", workspace(c), "request_id", c.ID, "error", err)
+		return nil
+	}
+	return err
+}
+
+// record encodes an event. The headers are prepared: they differ only by the trace.
+func (e *Emitter) record(c *call.Call, topic topics.Topic, headers []envelope.Header, event *rateguardv1.Event) (spool.Record, error) {
+	value, err := envelope.Encode(event)
+	if err != nil {
+		return spool.Record{}, err
+	}
+	if trace := c.Request.Header["Traceparent"]; len(trace) == 1 && len(trace[0]) <= 64 {
+		headers = append(headers[:len(headers):len(headers)], envelope.Header{Key: envelope.HeaderTraceParent, Value: []byte(trace[0])})
+	}
+	return spool.Record{Topic: topic, Key: workspace(c), Value: value, Headers: headers}, nil
+}
+
+func workspace(c *call.Call) string { return c.Workspace.ID }

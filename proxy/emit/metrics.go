@@ -1,0 +1,73 @@
+package emit
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rateguard/rateguard/proxy/call"
+)
+
+// metrics count requests. Labels are bounded: no workspace, no key, no model.
+type metrics struct {
+	requests *prometheus.CounterVec
+	latency  prometheus.Histogram
+	overhead prometheus.Histogram
+	refused  prometheus.Counter
+	beyond   prometheus.Counter
+	estimate prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) metrics {
+	m := metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rateguard_proxy_requests_total", Help: "Authenticated requests by status and error code.",
+		}, []string{"status", "code"}),
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "rateguard_proxy_latency_seconds", Help: "Start of a request to its end.", Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10),
+		}),
+		overhead: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "rateguard_proxy_overhead_seconds", Help: "Part of the latency not spent waiting for the upstream.",
+			Buckets: prometheus.ExponentialBuckets(0.00002, 4, 10),
+		}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rateguard_proxy_log_refusals_total", Help: "Requests refused because the event log did not take them.",
+		}),
+		beyond: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rateguard_proxy_cost_beyond_bound_total", Help: "Requests that the provider billed above their reserved bound.",
+		}),
+		estimate: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rateguard_proxy_estimated_costs_total", Help: "Forwarded requests whose cost is our own count.",
+		}),
+	}
+	reg.MustRegister(m.requests, m.latency, m.overhead, m.refused, m.beyond, m.estimate)
+	return m
+}
+
+func (m *metrics) observe(c *call.Call, now time.Time) {
+	r := &c.Result
+	latency := now.Sub(c.Start)
+	m.requests.WithLabelValues(statusText(r.Status), string(r.ErrorCode)).Inc()
+	m.latency.Observe(latency.Seconds())
+	m.overhead.Observe(max(0, latency-r.Waited).Seconds())
+	if c.Opened && r.Estimated {
+		m.estimate.Inc()
+	}
+	if r.HasCost && c.Quote.Bounded && r.Cost > c.Quote.Bound {
+		m.beyond.Inc()
+	}
+}
+
+func statusText(status int) string {
+	switch status {
+	case 200:
+		return "200"
+	case 0:
+		return "none"
+	}
+	if status < 100 || status > 599 {
+		return "other"
+	}
+	return strconv.Itoa(status)
+}

@@ -1,0 +1,136 @@
+package usage
+
+import (
+	"strings"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/rateguard/rateguard/schemas/price"
+)
+
+// maxTokens is the largest number that is believed. What is above it is nonsense and would overflow sums.
+const maxTokens = 1 << 40
+
+// number returns the first of the fields that is there.
+func number(u gjson.Result, fields ...string) int64 {
+	for _, f := range fields {
+		if v := u.Get(f); v.Type == gjson.Number {
+			return clamp(v.Num)
+		}
+	}
+	return 0
+}
+
+func clamp(f float64) int64 {
+	if !(f > 0) {
+		return 0
+	}
+	if f > maxTokens {
+		return maxTokens
+	}
+	return int64(f)
+}
+
+// openAI reads the usage objects of chat completions, completions, embeddings (prompt_tokens …) and of responses, images and
+// transcriptions (input_tokens …). Input includes what was cached.
+func openAI(to *price.Usage, u gjson.Result) {
+	to.InputTokens = number(u, "prompt_tokens", "input_tokens")
+	to.OutputTokens = number(u, "completion_tokens", "output_tokens")
+	in := either(u, "prompt_tokens_details", "input_tokens_details", "input_token_details")
+	out := either(u, "completion_tokens_details", "output_tokens_details", "output_token_details")
+	to.CacheReadTokens = number(in, "cached_tokens")
+	if to.CacheReadTokens == 0 {
+		to.CacheReadTokens = number(u, "prompt_cache_hit_tokens") // DeepSeek
+	}
+	to.InputAudioTokens = number(in, "audio_tokens")
+	to.InputImageTokens = number(in, "image_tokens")
+	to.OutputAudioTokens = number(out, "audio_tokens")
+	to.OutputImageTokens = number(out, "image_tokens")
+	to.ReasoningTokens = number(out, "reasoning_tokens")
+	if r := to.ReasoningTokens; r > 0 && number(u, "total_tokens") == to.InputTokens+to.OutputTokens+r {
+		to.OutputTokens += r // xAI counts reasoning beside the completion
+	}
+	if s := u.Get("seconds"); s.Type == gjson.Number {
+		to.AudioMilliseconds = clamp(s.Num * 1000)
+	}
+}
+
+func either(u gjson.Result, fields ...string) gjson.Result {
+	for _, f := range fields {
+		if v := u.Get(f); v.IsObject() {
+			return v
+		}
+	}
+	return gjson.Result{}
+}
+
+// searches counts the calls of paid tools among the output items of a response.
+func searches(to *price.Usage, output gjson.Result) {
+	if !strings.Contains(output.Raw, "_search_call") {
+		return
+	}
+	output.ForEach(func(_, item gjson.Result) bool {
+		switch item.Get("type").Str {
+		case "web_search_call":
+			to.WebSearches++
+		case "file_search_call":
+			to.StorageSearches++
+		}
+		return true
+	})
+}
+
+// anthropic reads the usage of messages. input_tokens leaves the cache out there; ours includes it. Later events of a
+// stream repeat some fields, cumulative.
+func anthropic(to *price.Usage, u gjson.Result) {
+	fresh := to.InputTokens - to.CacheReadTokens - to.CacheWriteTokens
+	set := func(field string, n *int64) {
+		if v := u.Get(field); v.Type == gjson.Number {
+			*n = clamp(v.Num)
+		}
+	}
+	set("input_tokens", &fresh)
+	set("cache_read_input_tokens", &to.CacheReadTokens)
+	set("cache_creation_input_tokens", &to.CacheWriteTokens)
+	set("cache_creation.ephemeral_1h_input_tokens", &to.CacheWrite1hTokens)
+	set("output_tokens", &to.OutputTokens)
+	set("server_tool_use.web_search_requests", &to.WebSearches)
+	to.InputTokens = fresh + to.CacheReadTokens + to.CacheWriteTokens
+}
+
+// gemini reads usageMetadata. Thoughts stand beside the candidates there, and are output here.
+func gemini(to *price.Usage, u gjson.Result) {
+	to.InputTokens = number(u, "promptTokenCount") + number(u, "toolUsePromptTokenCount")
+	to.CacheReadTokens = number(u, "cachedContentTokenCount")
+	to.ReasoningTokens = number(u, "thoughtsTokenCount")
+	to.OutputTokens = number(u, "candidatesTokenCount") + to.ReasoningTokens
+	modalities(u.Get("promptTokensDetails"), &to.InputAudioTokens, &to.InputImageTokens, &to.InputVideoTokens)
+	var cachedVideo int64
+	modalities(u.Get("cacheTokensDetails"), &to.CacheAudioReadTokens, &to.CacheImageReadTokens, &cachedVideo)
+	modalities(u.Get("candidatesTokensDetails"), &to.OutputAudioTokens, &to.OutputImageTokens, &to.OutputVideoTokens)
+}
+
+func modalities(details gjson.Result, audio, image, video *int64) {
+	*audio, *image, *video = 0, 0, 0
+	details.ForEach(func(_, d gjson.Result) bool {
+		n := number(d, "tokenCount")
+		switch d.Get("modality").Str {
+		case "AUDIO":
+			*audio += n
+		case "IMAGE":
+			*image += n
+		case "VIDEO":
+			*video += n
+		}
+		return true
+	})
+}
+
+// sane makes every part fit its total, because a provider's slip must not leave a call without a cost: a total grows to hold its parts.
+func sane(u *price.Usage) {
+	u.CacheWriteTokens = max(u.CacheWriteTokens, u.CacheWrite1hTokens)
+	u.InputTokens = max(u.InputTokens, u.CacheReadTokens+u.CacheWriteTokens, u.InputAudioTokens+u.InputImageTokens+u.InputVideoTokens)
+	u.InputAudioTokens = max(u.InputAudioTokens, u.CacheAudioReadTokens)
+	u.InputImageTokens = max(u.InputImageTokens, u.CacheImageReadTokens)
+	u.OutputTokens = max(u.OutputTokens, u.ReasoningTokens, u.OutputAudioTokens+u.OutputImageTokens+u.OutputVideoTokens)
+}
