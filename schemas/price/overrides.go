@@ -92,7 +92,7 @@ func newHistory(o *rateguardv1.PriceHistory) (*history, error) {
 		if len(v.GetPicoUsd()) > 0 {
 			byName := make(map[string]catalogue.Rate, len(v.GetPicoUsd()))
 			for name, pico := range v.GetPicoUsd() {
-				byName[name] = catalogue.Rate{Base: pico}
+				byName[name] = catalogue.Rate{pico}
 			}
 			r, err := newRates(byName)
 			if err != nil {

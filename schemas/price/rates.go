@@ -1,6 +1,7 @@
 package price
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -27,7 +28,7 @@ type rate struct {
 // newRates checks and lays out prices by unit name.
 func newRates(byName map[string]catalogue.Rate) (*rates, error) {
 	var priced [unitCount]bool
-	r := &rates{}
+	r := &rates{list: make([]rate, 0, len(byName))}
 	for name, p := range byName {
 		u, ok := unitNamed(name)
 		if !ok {
@@ -37,7 +38,7 @@ func newRates(byName map[string]catalogue.Rate) (*rates, error) {
 			return nil, fmt.Errorf("price of %s: %w", name, err)
 		}
 		priced[u] = true
-		r.list = append(r.list, rate{unit: u, base: p.Base, tiers: p.Tiers})
+		r.list = append(r.list, rate{unit: u, base: p.Base(), tiers: p.Tiers()})
 	}
 	if err := checkUnits(priced); err != nil {
 		return nil, err
@@ -68,11 +69,14 @@ func (k kind) size() int {
 }
 
 func checkRate(p catalogue.Rate) error {
-	if p.Base < 0 {
-		return fmt.Errorf("%d is negative", p.Base)
+	if len(p)%2 == 0 {
+		return errors.New("not a base and pairs of start and price")
+	}
+	if p.Base() < 0 {
+		return fmt.Errorf("%d is negative", p.Base())
 	}
 	start := int64(-1)
-	for _, t := range p.Tiers {
+	for _, t := range p.Tiers() {
 		if t.Price < 0 || t.Start <= start {
 			return fmt.Errorf("tier %d at %d is negative or out of order", t.Price, t.Start)
 		}

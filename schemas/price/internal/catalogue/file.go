@@ -2,12 +2,6 @@
 // and package price reads it, so it stands apart from both.
 package catalogue
 
-import (
-	"encoding/json"
-	"errors"
-	"fmt"
-)
-
 // File is the whole catalogue.
 type File struct {
 	// Version names the source and its release.
@@ -54,47 +48,27 @@ type Conditional struct {
 	Rates map[string]Rate `json:"rates"`
 }
 
-// Rate is a price in pico-USD a unit, by tiers.
-type Rate struct {
-	Base  int64
-	Tiers []Tier
+// Rate is a price in pico-USD a unit: the base, then pairs of start and price for tiers. A tier is the price
+// of all units of a call whose input is more than start tokens. It is a plain list because the file has
+// thousands of them and is read at start.
+type Rate []int64
+
+// Base returns the price below all tiers.
+func (r Rate) Base() int64 { return r[0] }
+
+// Tiers returns the tiers in the order of the list.
+func (r Rate) Tiers() []Tier {
+	var list []Tier
+	for i := 1; i < len(r); i += 2 {
+		list = append(list, Tier{Start: r[i], Price: r[i+1]})
+	}
+	return list
 }
 
-// Tier is the price of all units of a call whose input is more than Start tokens.
+// Tier is one step of a price.
 type Tier struct {
 	Start int64
 	Price int64
-}
-
-// MarshalJSON writes a number, or [base, start, price, …] where there are tiers.
-func (r Rate) MarshalJSON() ([]byte, error) {
-	if len(r.Tiers) == 0 {
-		return json.Marshal(r.Base)
-	}
-	list := []int64{r.Base}
-	for _, t := range r.Tiers {
-		list = append(list, t.Start, t.Price)
-	}
-	return json.Marshal(list)
-}
-
-// UnmarshalJSON reads what MarshalJSON writes.
-func (r *Rate) UnmarshalJSON(b []byte) error {
-	if len(b) > 0 && b[0] != '[' {
-		return json.Unmarshal(b, &r.Base)
-	}
-	var list []int64
-	if err := json.Unmarshal(b, &list); err != nil {
-		return fmt.Errorf("reading tiers: %w", err)
-	}
-	if len(list)%2 == 0 {
-		return errors.New("reading tiers: not a base and pairs of start and price")
-	}
-	r.Base = list[0]
-	for i := 1; i < len(list); i += 2 {
-		r.Tiers = append(r.Tiers, Tier{list[i], list[i+1]})
-	}
-	return nil
 }
 
 // Match is one clause over a lower-cased name; exactly one field is set.

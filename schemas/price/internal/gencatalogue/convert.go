@@ -174,30 +174,30 @@ func convertConditional(s sourceConditional) (catalogue.Conditional, error) {
 }
 
 func convertRate(raw json.RawMessage, scale int64) (catalogue.Rate, error) {
-	var r catalogue.Rate
 	var s sourceTiers
 	if strings.HasPrefix(string(raw), "{") {
 		if err := decode(raw, &s); err != nil {
-			return r, err
+			return nil, err
 		}
 	} else if err := decode(raw, &s.Base); err != nil {
-		return r, err
+		return nil, err
 	}
-	var err error
-	if r.Base, err = pico(s.Base, scale); err != nil {
-		return r, err
+	base, err := pico(s.Base, scale)
+	if err != nil {
+		return nil, err
 	}
+	r := catalogue.Rate{base}
 	start := int64(-1)
 	for _, t := range s.Tiers {
 		p, err := pico(t.Price, scale)
 		if err != nil {
-			return r, err
+			return nil, err
 		}
 		if t.Start <= start {
-			return r, fmt.Errorf("tier at %d is out of order", t.Start)
+			return nil, fmt.Errorf("tier at %d is out of order", t.Start)
 		}
 		start = t.Start
-		r.Tiers = append(r.Tiers, catalogue.Tier{Start: t.Start, Price: p})
+		r = append(r, t.Start, p)
 	}
 	return r, nil
 }

@@ -101,9 +101,9 @@ func TestConversionIsExact(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"id":"m","match":{"or":[{"eq":"m"},{"and":[{"not":{"re":"^(?:a(?:b|[)]))"}},{"re":"^(?:c$)"}]}]},"context":7,` +
-		`"prices":[{"rates":{"input_tokens":[150000,10,250000],"output_tokens":1}},` +
-		`{"daily":["23:00:00","01:30:00"],"rates":{"requests":12000000000}},` +
-		`{"from":"2026-03-13","rates":{"audio_hours":111000000000}}]}`
+		`"prices":[{"rates":{"input_tokens":[150000,10,250000],"output_tokens":[1]}},` +
+		`{"daily":["23:00:00","01:30:00"],"rates":{"requests":[12000000000]}},` +
+		`{"from":"2026-03-13","rates":{"audio_hours":[111000000000]}}]}`
 	if !strings.Contains(out, want) {
 		t.Errorf("got %s\nwant %s", out, want)
 	}
