@@ -73,7 +73,7 @@ func (r *Rebuilder) closings(s *state) ([]spool.Record, error) {
 			} else {
 				c.Rows = w.rows()
 			}
-			rec, err := record(topic, id, &rateguardv1.Event{Body: &rateguardv1.Event_ProducerClosed{ProducerClosed: c}})
+			rec, err := unnumbered(topic, id, &rateguardv1.Event{Body: &rateguardv1.Event_ProducerClosed{ProducerClosed: c}})
 			if err != nil {
 				return nil, err
 			}
@@ -123,7 +123,7 @@ func (r *Rebuilder) leftovers(s *state) ([]spool.Record, error) {
 func (r *Rebuilder) finish(ctx context.Context, status *rateguardv1.ProducerStatus) error {
 	status = proto.CloneOf(status) // the reaper's view of the topic is read by others
 	status.ClosedAtUnixUs = time.Now().UnixMicro()
-	rec, err := record(topics.Producers, status.GetProducerId(), &rateguardv1.Event{Body: &rateguardv1.Event_ProducerStatus{ProducerStatus: status}})
+	rec, err := unnumbered(topics.Producers, status.GetProducerId(), &rateguardv1.Event{Body: &rateguardv1.Event_ProducerStatus{ProducerStatus: status}})
 	if err != nil {
 		return err
 	}
@@ -135,6 +135,15 @@ func (r *Rebuilder) finish(ctx context.Context, status *rateguardv1.ProducerStat
 	}
 	r.met.closed.Inc()
 	return nil
+}
+
+// unnumbered is for records that may be repeated: a ProducerClosed counts once by its own rule, a status
+// replaces the last. With a number, every closing would leave a mark in its workspaces that the closer's own
+// closing had to close, and so on from process to process.
+func unnumbered(topic topics.Topic, key string, e *rateguardv1.Event) (spool.Record, error) {
+	rec, err := record(topic, key, e)
+	rec.Unnumbered = true
+	return rec, err
 }
 
 func record(topic topics.Topic, key string, e *rateguardv1.Event) (spool.Record, error) {

@@ -10,9 +10,6 @@ type marks struct {
 
 // take reports whether a record of that sequence is new; a repeat changes nothing.
 func (m *marks) take(seq uint64) bool {
-	if seq == 0 {
-		return true
-	}
 	if seq <= m.mark {
 		_, hole := m.holes[seq]
 		delete(m.holes, seq)

@@ -107,9 +107,9 @@ func (s *state) apply(topic, key string, e *rateguardv1.Event) {
 		if c.GetProducerId() == s.producer {
 			s.applyClosed(topic, key, c)
 		}
-		// A closing is a record of its closer, which may be the producer looked at: its sequence counts.
+		return
 	}
-	if e.GetProducerId() != s.producer {
+	if e.GetProducerId() != s.producer || e.GetSequence() == 0 {
 		return
 	}
 	w := s.workspace(key)

@@ -149,6 +149,10 @@ func (s *Spool) encode(records []Record, nano, size int64) (frame, error) {
 	b := beginFrame(make([]byte, 0, size), f.at, nano, len(records))
 	for i := range records {
 		r := &records[i]
+		if r.Unnumbered {
+			b = appendRecord(b, r, s.id, 0)
+			continue
+		}
 		n := s.sequences[sequenceKey{r.Topic.Name, r.Key}]
 		if n == nil {
 			n = new(uint64)
@@ -166,7 +170,7 @@ func (s *Spool) encode(records []Record, nano, size int64) (frame, error) {
 // unnumber takes back the numbers of a frame that was not written.
 func (s *Spool) unnumber(records []Record) {
 	for i := range records {
-		if n := s.sequences[sequenceKey{records[i].Topic.Name, records[i].Key}]; n != nil {
+		if n := s.sequences[sequenceKey{records[i].Topic.Name, records[i].Key}]; n != nil && !records[i].Unnumbered {
 			*n--
 		}
 	}

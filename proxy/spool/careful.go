@@ -78,8 +78,8 @@ func (sh *shipper) skip(ctx context.Context, r *stored, at int64, cause error) e
 	sh.s.met.quarantinedCount.Add(1)
 	sh.s.log.Error("record refused by the broker, quarantined", "topic", string(r.topic), "key", string(r.key),
 		"producer_id", sh.f.id, "sequence", r.sequence, "bytes", len(r.value), "error", cause)
-	if t := string(r.topic); t != topics.Costs.Name && t != topics.Requests.Name {
-		return nil // nobody counts the sequences of the other topics
+	if t := string(r.topic); r.sequence == 0 || t != topics.Costs.Name && t != topics.Requests.Name {
+		return nil // nobody counts
 	}
 	k, err := skippedRecord(sh.f.id, r, at, cause)
 	if err != nil {

@@ -45,6 +45,8 @@ type Record struct {
 	Key     string
 	Value   []byte
 	Headers []envelope.Header
+	// Unnumbered records get sequence 0: consumers keep no mark for them and have to know repeats by themselves.
+	Unnumbered bool
 }
 
 // Stats is the state of everything not yet shipped, predecessors included.
