@@ -1,0 +1,135 @@
+// Package balances projects the topic of costs into sums: what each budget period, each month and each
+// workspace has posted and holds open. Events say absolute outcomes; the differences are made here.
+package balances
+
+import (
+	"time"
+
+	"github.com/rateguard/rateguard/projections/outcome"
+	"github.com/rateguard/rateguard/projections/runner"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+)
+
+// Reservation is what the sums hold of one reservation.
+type Reservation struct {
+	Ended    bool
+	Revision int32
+	// BoundNano is in the open sums while the reservation is open, CostNano in the posted ones since it ended; nil counts as 0.
+	BoundNano, CostNano *int64
+	OpenedAt            time.Time
+	Holds               []outcome.Hold
+}
+
+// Scopes of a sum.
+const (
+	ScopeBudget = "budget"
+	ScopeMonth  = "month"
+	ScopeTotal  = "total"
+)
+
+// Sum names one row of the table.
+type Sum struct {
+	Workspace, Scope, BudgetID string
+	BudgetGeneration           int64
+	Balance                    string
+	PeriodStart                time.Time
+}
+
+// Change is what an event adds to a sum.
+type Change struct {
+	Sum
+	PostedNano, ReservedNano int64
+	Open, Ended, Unpriced    int64
+}
+
+// noPeriod is the period of sums without one.
+var noPeriod = time.Unix(0, 0).UTC()
+
+// Keys returns the reservations that Project has to be given.
+func Keys(rec runner.Record) []outcome.Key {
+	if o := rec.Event.GetReservationOpened(); o != nil {
+		return []outcome.Key{outcome.KeyOf(rec.Workspace, o.GetReservationId())}
+	}
+	list, _, _ := outcome.Of(rec.Event)
+	keys := make([]outcome.Key, len(list))
+	for i, o := range list {
+		keys[i] = outcome.KeyOf(rec.Workspace, o.GetReservationId())
+	}
+	return keys
+}
+
+// Project applies one record to the reservations in held and returns what it adds to the sums.
+func Project(held map[outcome.Key]Reservation, rec runner.Record) []Change {
+	if o := rec.Event.GetReservationOpened(); o != nil {
+		return open(held, rec, o)
+	}
+	list, _, _ := outcome.Of(rec.Event)
+	var out []Change
+	for _, o := range list {
+		out = append(out, end(held, rec, o)...)
+	}
+	return out
+}
+
+// open takes a reservation into the open sums. One that is known is a repeat, or was ended by a record that overtook it.
+func open(held map[outcome.Key]Reservation, rec runner.Record, o *rateguardv1.ReservationOpened) []Change {
+	key := outcome.KeyOf(rec.Workspace, o.GetReservationId())
+	if _, known := held[key]; known {
+		return nil
+	}
+	r := Reservation{
+		BoundNano: o.BoundNanoUsd, OpenedAt: outcome.OpenedAt(rec.Event, o.GetSubject()), Holds: outcome.Holds(o.GetHolds()),
+	}
+	held[key] = r
+	return changes(rec.Workspace, r, Change{Open: 1}, 1)
+}
+
+// end moves a reservation from the open sums to the posted ones; a later end or a correction changes the posted ones by the difference.
+func end(held map[outcome.Key]Reservation, rec runner.Record, o *rateguardv1.Outcome) []Change {
+	key := outcome.KeyOf(rec.Workspace, o.GetReservationId())
+	r, known := held[key]
+	if !known {
+		r = Reservation{OpenedAt: outcome.OpenedAt(rec.Event, o.GetSubject()), Holds: outcome.Holds(o.GetHolds())}
+	}
+	cost := outcome.Cost(o)
+	delta := Change{PostedNano: outcome.Value(cost) - outcome.Value(r.CostNano), Unpriced: count(cost == nil) - count(r.Ended && r.CostNano == nil)}
+	var sign int64
+	if !r.Ended {
+		delta.Ended = 1
+		if known {
+			delta.Open, sign = -1, -1
+		}
+	}
+	out := changes(rec.Workspace, r, delta, sign)
+	r.Revision = max(outcome.Revision(o), r.Revision+1)
+	r.Ended, r.CostNano = true, cost
+	held[key] = r
+	return out
+}
+
+// changes spreads a change over the sums that a reservation is part of; sign says whether its amounts are reserved (1), freed (-1) or neither (0).
+func changes(workspace string, r Reservation, delta Change, sign int64) []Change {
+	month := time.Date(r.OpenedAt.Year(), r.OpenedAt.Month(), 1, 0, 0, 0, 0, time.UTC)
+	delta.ReservedNano = sign * outcome.Value(r.BoundNano)
+	total, monthly := delta, delta
+	total.Sum = Sum{Workspace: workspace, Scope: ScopeTotal, PeriodStart: noPeriod}
+	monthly.Sum = Sum{Workspace: workspace, Scope: ScopeMonth, PeriodStart: month}
+	out := []Change{total, monthly}
+	for _, h := range r.Holds {
+		c := delta
+		c.ReservedNano = sign * h.AmountNano
+		c.Sum = Sum{
+			Workspace: workspace, Scope: ScopeBudget, BudgetID: h.BudgetID, BudgetGeneration: h.BudgetGeneration,
+			Balance: h.Balance, PeriodStart: h.PeriodStart,
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+func count(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}

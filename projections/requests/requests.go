@@ -1,0 +1,86 @@
+package requests
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"hash"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/rateguard/rateguard/projections/clickhouse"
+	"github.com/rateguard/rateguard/projections/runner"
+	"github.com/rateguard/rateguard/topics"
+)
+
+// Name is the projection's name.
+const Name = "requests"
+
+// New returns the projection into the table.
+func New(table *clickhouse.Table) runner.Projection {
+	return runner.Projection{Name: Name, Topic: topics.Requests, Check: Check, Span: Span, Target: &target{table: table}}
+}
+
+// target keeps rows in ClickHouse.
+type target struct{ table *clickhouse.Table }
+
+var _ runner.Ranged = (*target)(nil)
+
+// State looks at the table and brings it up to date; the caller holds the lock of the projection.
+func (t *target) State(ctx context.Context, _ pgx.Tx) (runner.State, error) {
+	d, err := t.table.Describe(ctx)
+	if err != nil {
+		return runner.State{}, err
+	}
+	if err := t.table.Migrate(ctx, d); err != nil {
+		return runner.State{}, err
+	}
+	return runner.State{Generation: d.Generation, Missing: !d.Exists, Empty: d.Rows == 0}, nil
+}
+
+// Reset makes an empty table of the generation.
+func (t *target) Reset(ctx context.Context, _ pgx.Tx, generation string) error {
+	return t.table.Create(ctx, generation)
+}
+
+// Form makes the rows of a batch.
+func (t *target) Form(b runner.Batch) runner.Block {
+	block := runner.Block{Rows: make([][]any, 0, len(b.Records))}
+	h := sha256.New()
+	for _, rec := range b.Records {
+		for _, row := range Project(rec) {
+			row.Generation, row.TopicID, row.Partition = b.Generation, b.TopicID, b.Partition
+			values := row.values()
+			sum(h, values)
+			block.Rows = append(block.Rows, values)
+		}
+	}
+	block.SHA = hex.EncodeToString(h.Sum(nil))
+	return block
+}
+
+// sum adds a row to the hash. JSON sorts the keys of maps, so that equal rows give equal bytes.
+func sum(h hash.Hash, values []any) {
+	b, err := json.Marshal(values)
+	if err != nil {
+		// Strings, numbers, times in range and maps of strings can always be written.
+		panic("requests: hashing a row: " + err.Error())
+	}
+	_, _ = h.Write(b) // a hash never fails
+}
+
+// Count returns the rows of the range.
+func (t *target) Count(ctx context.Context, r runner.Range) (int64, error) {
+	return t.table.Count(ctx, clickhouse.Lineage(r))
+}
+
+// Delete removes the rows of the range.
+func (t *target) Delete(ctx context.Context, r runner.Range) error {
+	return t.table.Delete(ctx, clickhouse.Lineage(r))
+}
+
+// Insert writes the block.
+func (t *target) Insert(ctx context.Context, b runner.Block, token string) error {
+	return t.table.Insert(ctx, columns, b.Rows, token)
+}
