@@ -28,6 +28,7 @@ func (r *Rebuilder) close(ctx context.Context, status *rateguardv1.ProducerStatu
 		return err
 	}
 	defer sc.close()
+	appended := make(map[string]bool)
 	for range maxRestarts {
 		if err := sc.toEnd(ctx); err != nil {
 			return err
@@ -50,7 +51,11 @@ func (r *Rebuilder) close(ctx context.Context, status *rateguardv1.ProducerStatu
 		if err := r.cfg.Spool.FlushOwn(ctx); err != nil {
 			return fmt.Errorf("closing producer %s: %w", status.GetProducerId(), err)
 		}
-		r.met.restarted.Inc()
+		if topic := records[0].Topic.Name; appended[topic] {
+			r.met.restarted.Inc()
+		} else {
+			appended[topic] = true
+		}
 	}
 	return fmt.Errorf("closing producer %s: it still writes after %d attempts", status.GetProducerId(), maxRestarts)
 }

@@ -21,7 +21,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		closed:    counter("closed_total", "Gone producers that this process closed."),
 		failures:  counter("failures_total", "Attempts to close a producer that ended in an error."),
 		restarted: counter("restarts_total", "Closings that began again because the producer's mark had moved."),
-		ended:     counter("ended_reservations_total", "Reservations of gone producers that were ended."),
+		ended:     counter("ended_reservations_total", "Ends written for reservations of gone producers, those of closings that began again included."),
 	}
 	if reg == nil {
 		return m, nil

@@ -53,7 +53,7 @@ func (s *Spool) announceOnce(ctx context.Context, f *folder) error {
 	}
 	defer cl.Close()
 	if f.meta.CostsOffsets == nil {
-		costs, requests, err := endOffsets(ctx, cl)
+		costs, requests, err := firstOffsets(ctx, cl, f.lost)
 		if err != nil {
 			return err
 		}
@@ -70,13 +70,19 @@ func (s *Spool) announceOnce(ctx context.Context, f *folder) error {
 	return f.saveMeta()
 }
 
-func endOffsets(ctx context.Context, cl *kgo.Client) (costs, requests map[int32]int64, err error) {
-	listed, err := kadm.NewClient(cl).ListEndOffsets(ctx, topics.Costs.Name, topics.Requests.Name)
+// firstOffsets returns offsets before which no record of the producer stands: the ends of the partitions while
+// nothing of it is shipped, their starts when that is not known.
+func firstOffsets(ctx context.Context, cl *kgo.Client, unknown bool) (costs, requests map[int32]int64, err error) {
+	list := kadm.NewClient(cl).ListEndOffsets
+	if unknown {
+		list = kadm.NewClient(cl).ListStartOffsets
+	}
+	listed, err := list(ctx, topics.Costs.Name, topics.Requests.Name)
 	if err == nil {
 		err = listed.Error()
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("listing end offsets: %w", err)
+		return nil, nil, fmt.Errorf("listing offsets: %w", err)
 	}
 	ends := func(topic string) map[int32]int64 {
 		m := make(map[int32]int64)
@@ -87,7 +93,7 @@ func endOffsets(ctx context.Context, cl *kgo.Client) (costs, requests map[int32]
 	}
 	costs, requests = ends(topics.Costs.Name), ends(topics.Requests.Name)
 	if len(costs) == 0 || len(requests) == 0 {
-		return nil, nil, errors.New("listing end offsets: topic without partitions")
+		return nil, nil, errors.New("listing offsets: topic without partitions")
 	}
 	return costs, requests, nil
 }

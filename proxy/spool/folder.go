@@ -44,6 +44,10 @@ type folder struct {
 	meta producerFile
 	// end is the position behind the last whole frame; fixed, for predecessors only.
 	end position
+	// lost: the producer file is unreadable. Whoever closes the producer has to read the log from its start.
+	lost bool
+	// removed is the segment up to which removeShipped has looked.
+	removed uint64
 	// drained is closed when a predecessor is shipped whole; meta no longer changes then.
 	drained chan struct{}
 	progress
@@ -73,11 +77,11 @@ func (f *folder) saveMeta() error {
 	if err != nil {
 		return fmt.Errorf("encoding producer file: %w", err)
 	}
-	return replaceFile(filepath.Join(f.dir, producerName), b)
+	return replaceFile(filepath.Join(f.dir, producerName), b, true)
 }
 
-// replaceFile writes a file so that a crash leaves the old or the new content.
-func replaceFile(path string, content []byte) (err error) {
+// replaceFile writes a file so that a kill leaves the old or the new content; durable, a power cut too.
+func replaceFile(path string, content []byte, durable bool) (err error) {
 	tmp := path + ".new"
 	//nolint:gosec // the folder is the operator's setting
 	file, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
@@ -85,11 +89,14 @@ func replaceFile(path string, content []byte) (err error) {
 		return fmt.Errorf("replacing %s: %w", filepath.Base(path), err)
 	}
 	_, err = file.Write(content)
-	err = errors.Join(err, file.Sync(), file.Close())
+	if err == nil && durable {
+		err = file.Sync()
+	}
+	err = errors.Join(err, file.Close())
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}
-	if err == nil {
+	if err == nil && durable {
 		err = syncDir(filepath.Dir(path))
 	}
 	if err != nil {
@@ -116,7 +123,7 @@ func openPredecessors(ctx context.Context, dir string, log *slog.Logger) ([]*fol
 		if err != nil {
 			return nil, fmt.Errorf("opening producer %s: %w", e.Name(), err)
 		}
-		if f.meta.CostsOffsets == nil && f.depth.Load() == 0 {
+		if f.meta.CostsOffsets == nil && f.depth.Load() == 0 && !f.lost {
 			if err := os.RemoveAll(f.dir); err != nil {
 				return nil, fmt.Errorf("removing empty producer %s: %w", f.id, err)
 			}
@@ -134,8 +141,8 @@ func openPredecessor(dir, id string, log *slog.Logger) (*folder, error) {
 		err = json.Unmarshal(b, &f.meta)
 	}
 	if err != nil || f.meta.ProducerID != id {
-		// Killed before the file was written, or a disk gone bad: the id is the folder's name, the offsets are
-		// looked up again. Looking them up too late would hide records from the closer, hence the warning.
+		// Killed before the file was written, or a disk gone bad: the id is the folder's name.
+		f.lost = true
 		log.Warn("spool producer file unreadable", "producer_id", id, "error", err)
 		f.meta = producerFile{ProducerID: id}
 	}
@@ -145,7 +152,7 @@ func openPredecessor(dir, id string, log *slog.Logger) (*folder, error) {
 	}
 	f.shipped = f.loadCheckpoint(log)
 	if len(segments) == 0 {
-		f.end = f.shipped
+		f.end, f.lost = f.shipped, false // the first segment is made after the file: nothing was ever appended
 		return f, nil
 	}
 	if f.shipped.before(position{segment: segments[0]}) {
@@ -230,11 +237,14 @@ func (f *folder) diskBytes() int64 {
 
 // removeShipped deletes the segments before the ship position and returns the bytes freed.
 func (f *folder) removeShipped() (int64, error) {
+	at := f.shippedTo()
+	if at.segment == f.removed {
+		return 0, nil
+	}
 	segments, err := f.segments()
 	if err != nil {
 		return 0, err
 	}
-	at := f.shippedTo()
 	var freed int64
 	for _, n := range segments {
 		if n >= at.segment {
@@ -250,5 +260,6 @@ func (f *folder) removeShipped() (int64, error) {
 		}
 		freed += st.Size()
 	}
+	f.removed = at.segment
 	return freed, nil
 }

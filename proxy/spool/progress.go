@@ -153,7 +153,7 @@ func (f *folder) saveCheckpoint() error {
 	}
 	line := fmt.Sprintf("%d %d", at.segment, at.offset)
 	line += fmt.Sprintf(" %08x\n", crc32.Checksum([]byte(line), castagnoli))
-	if err := replaceFile(filepath.Join(f.dir, checkpointName), []byte(line)); err != nil {
+	if err := replaceFile(filepath.Join(f.dir, checkpointName), []byte(line), false); err != nil {
 		return err
 	}
 	f.saved = at

@@ -250,3 +250,33 @@ func TestSyncAlways(t *testing.T) {
 		t.Errorf("depth %d, want 80", got)
 	}
 }
+
+// A disk gone bad loses the producer file: the tail is still shipped, and the closer is told to read the whole log.
+func TestProducerFileLost(t *testing.T) {
+	k := startKafka(t)
+	dir := filepath.Join(t.TempDir(), "spool")
+	first := open(t, config(t, dir, k))
+	stop := run(t, first)
+	must(t, first.AppendOpen(opened(t, "ws_1", "r1", 10)))
+	<-first.Announced()
+	flush(t, first)
+	stop()
+	must(t, first.Close())
+	must(t, os.WriteFile(filepath.Join(dir, first.ProducerID(), "producer.json"), []byte("{"), 0o600))
+	second := open(t, config(t, dir, k))
+	run(t, second)
+	p, err := second.WaitPredecessor(t.Context(), first.ProducerID())
+	must(t, err)
+	for partition, o := range p.Status.GetCostsOffsets() {
+		if o != 0 {
+			t.Errorf("partition %d would be read from %d, want 0", partition, o)
+		}
+	}
+	if len(p.Status.GetCostsOffsets()) != partitions || !p.Rebooted {
+		t.Errorf("predecessor %+v", p)
+	}
+	flush(t, second)
+	if l := consume(t, k.records(topics.Costs)); len(l.applied) != 1 || l.missing() != 0 {
+		t.Errorf("%d records, %d holes; want 1, 0", len(l.applied), l.missing())
+	}
+}
