@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/schemas/secret"
@@ -32,8 +33,10 @@ type Config struct {
 	MaxBody int64
 	// Drain is how long an upstream may go on after its client has left, 5 s.
 	Drain time.Duration
-	// ShutdownTimeout is how long SIGTERM waits for requests in flight and for the spool, 10 min.
+	// ShutdownTimeout is how long SIGTERM waits for requests in flight, 10 min. FlushTimeout is how long it then waits for
+	// the spool to be shipped, 15 s: what is left is on disk, and the next start ships it.
 	ShutdownTimeout time.Duration
+	FlushTimeout    time.Duration
 	// ClientIPHeader and CountryHeader name headers that a trusted load balancer sets; empty: none.
 	ClientIPHeader string
 	CountryHeader  string
@@ -62,6 +65,9 @@ func (c Config) withDefaults() Config {
 	if c.ShutdownTimeout == 0 {
 		c.ShutdownTimeout = 10 * time.Minute
 	}
+	if c.FlushTimeout == 0 {
+		c.FlushTimeout = 15 * time.Second
+	}
 	return c
 }
 
@@ -75,7 +81,8 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.StringVar(&c.SecretKey, "secret-key", c.SecretKey, "key of upstream credentials: 32 bytes in hex or base64")
 	fs.Int64Var(&c.MaxBody, "max-body", c.MaxBody, "largest request body in bytes")
 	fs.DurationVar(&c.Drain, "drain", c.Drain, "how long an upstream may go on after its client has left")
-	fs.DurationVar(&c.ShutdownTimeout, "shutdown-timeout", c.ShutdownTimeout, "how long a shutdown waits for requests in flight and for the spool")
+	fs.DurationVar(&c.ShutdownTimeout, "shutdown-timeout", c.ShutdownTimeout, "how long a shutdown waits for requests in flight")
+	fs.DurationVar(&c.FlushTimeout, "flush-timeout", c.FlushTimeout, "how long a shutdown then waits for the spool to be shipped; the next start ships the rest")
 	fs.StringVar(&c.ClientIPHeader, "client-ip-header", c.ClientIPHeader, "header with the client's address, set by a trusted load balancer; empty: the connection's address")
 	fs.StringVar(&c.CountryHeader, "country-header", c.CountryHeader, "header with the client's country, set by a trusted load balancer; empty: none")
 	c.Kafka.Register(fs)
@@ -101,12 +108,17 @@ func (c Config) Validate() error {
 	}
 	if c.RedisURL == "" {
 		errs = append(errs, errors.New("redis-url: required"))
+	} else if _, err := redis.ParseURL(c.RedisURL); err != nil {
+		errs = append(errs, fmt.Errorf("redis-url: %w", err))
 	}
 	if c.MaxBody < 0 {
 		errs = append(errs, errors.New("max-body: negative"))
 	}
 	if c.Drain < 0 {
 		errs = append(errs, errors.New("drain: negative"))
+	}
+	if c.FlushTimeout < 0 {
+		errs = append(errs, errors.New("flush-timeout: negative"))
 	}
 	if c.ShutdownTimeout < 0 {
 		errs = append(errs, errors.New("shutdown-timeout: negative"))

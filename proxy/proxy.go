@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rateguard/rateguard/proxy/call"
@@ -21,6 +22,7 @@ import (
 	"github.com/rateguard/rateguard/proxy/forward/upstream"
 	"github.com/rateguard/rateguard/proxy/intake"
 	"github.com/rateguard/rateguard/proxy/policy"
+	"github.com/rateguard/rateguard/proxy/rebuild"
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/schemas/secret"
 )
@@ -31,10 +33,12 @@ type Server struct {
 	log      *slog.Logger
 	listener net.Listener
 	spool    *spool.Spool
+	redis    *redis.Client
+	rebuild  *rebuild.Rebuilder
 	follower *policy.Follower
 	client   *upstream.Client
 	chain    call.Handler
-	strange  *prometheus.CounterVec
+	errors   *prometheus.CounterVec
 }
 
 // New opens the spool and the listener and loads the configuration snapshot. It needs no Kafka.
@@ -57,21 +61,43 @@ func New(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Regis
 			return nil, errors.Join(fmt.Errorf("starting the proxy: %w", err), sp.Close())
 		}
 	}
-	view := policy.NewView(key, log)
-	s := &Server{
-		cfg: cfg, log: log, listener: listener, spool: sp, client: upstream.New(upstream.Config{}),
-		follower: policy.NewFollower(view, cfg.Kafka, filepath.Join(cfg.DataDir, "config-snapshot"), log, reg),
-		strange: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "rateguard_proxy_errors_total", Help: "Errors written to clients, by code, strangers' included.",
-		}, []string{"code"}),
+	s := &Server{cfg: cfg, log: log, listener: listener, spool: sp, client: upstream.New(upstream.Config{})}
+	if err := s.build(key, reg); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting the proxy: %w", err), listener.Close(), sp.Close())
 	}
-	reg.MustRegister(s.strange)
-	s.chain = newChain(parts{
-		view: view, log: sp, client: s.client, slog: log, metrics: reg,
-		intake:  intake.Config{MaxBody: cfg.MaxBody, CountryHeader: cfg.CountryHeader, ClientIPHeader: cfg.ClientIPHeader},
-		forward: forward.Config{Drain: cfg.Drain},
-	})
 	return s, nil
+}
+
+// build makes what stands on the spool and the listener.
+func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) error {
+	opts, err := redis.ParseURL(s.cfg.RedisURL)
+	if err != nil {
+		return fmt.Errorf("redis-url: %w", err)
+	}
+	// A call that was repeated unseen would count twice; deadlines come from the callers.
+	opts.MaxRetries, opts.ContextTimeoutEnabled = -1, true
+	s.redis = redis.NewClient(opts)
+	s.rebuild, err = rebuild.New(rebuild.Config{Spool: s.spool, Kafka: s.cfg.Kafka, Redis: s.redis, Log: s.log, Metrics: reg})
+	if err != nil {
+		return errors.Join(err, s.redis.Close())
+	}
+	view := policy.NewView(key, s.log)
+	s.follower = policy.NewFollower(view, s.cfg.Kafka, filepath.Join(s.cfg.DataDir, "config-snapshot"), s.log, reg)
+	s.errors = newErrorCounter(reg)
+	s.chain = newChain(parts{
+		view: view, log: s.spool, client: s.client, slog: s.log, metrics: reg,
+		intake:  intake.Config{MaxBody: s.cfg.MaxBody, CountryHeader: s.cfg.CountryHeader, ClientIPHeader: s.cfg.ClientIPHeader},
+		forward: forward.Config{Drain: s.cfg.Drain},
+	})
+	return nil
+}
+
+func newErrorCounter(reg prometheus.Registerer) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "rateguard_proxy_errors_total", Help: "Errors written to clients, by code, strangers' included.",
+	}, []string{"code"})
+	reg.MustRegister(c)
+	return c
 }
 
 // Addr returns the address of the data plane.
@@ -80,25 +106,48 @@ func (s *Server) Addr() string { return s.listener.Addr().String() }
 // Ready returns nil when requests can be served.
 func (s *Server) Ready() error { return s.follower.Ready() }
 
+// ErrFenced means that another process took this one for gone and closed it in the log.
+var ErrFenced = errors.New("this proxy was closed by another process")
+
 // Run serves until ctx ends; then it stops accepting, finishes the requests in flight, ships the spool and returns nil.
+// It ends the same way, with ErrFenced, when another process closes this one.
 func (s *Server) Run(ctx context.Context) error {
-	// The spool ships until everything else has ended, so its life does not end with ctx.
-	back, stopBack := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopBack()
-	var g, ship errgroup.Group
-	ship.Go(func() error { return s.spool.Run(back) })
-	g.Go(func() error { return s.follower.Run(ctx) })
-	g.Go(func() error { return s.sweep(ctx) })
-	g.Go(func() error { return s.listen(ctx) })
-	err := g.Wait()
-	flush, cancel := context.WithTimeout(back, s.cfg.ShutdownTimeout)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	// What keeps the producer alive and ships its events goes on until the last request has ended.
+	back := context.WithoutCancel(ctx)
+	shipping, stopShipping := context.WithCancel(back)
+	defer stopShipping()
+	beating, stopBeating := context.WithCancel(back)
+	defer stopBeating()
+	var front, beat, ship errgroup.Group
+	ship.Go(func() error { return s.spool.Run(shipping) })
+	beat.Go(func() error { return s.rebuild.Run(beating) })
+	front.Go(func() error { return s.follower.Run(ctx) })
+	front.Go(func() error { return s.sweep(ctx) })
+	front.Go(func() error {
+		defer stop()
+		return s.listen(ctx)
+	})
+	front.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.rebuild.Fenced():
+			stop()
+			return ErrFenced
+		}
+	})
+	err := front.Wait()
+	stopBeating()
+	err = errors.Join(err, beat.Wait())
+	flush, cancel := context.WithTimeout(back, s.cfg.FlushTimeout)
 	defer cancel()
 	if flushErr := s.spool.Flush(flush); flushErr != nil {
-		// Nothing is lost: the next start ships it.
-		s.log.Warn("spool is not shipped whole", "error", flushErr)
+		s.log.Warn("spool is not shipped whole; the next start ships the rest", "error", flushErr)
 	}
-	stopBack()
-	err = errors.Join(err, ship.Wait(), s.spool.Close())
+	stopShipping()
+	err = errors.Join(err, ship.Wait(), s.spool.Close(), s.redis.Close())
 	s.client.CloseIdle(true)
 	if err != nil {
 		return fmt.Errorf("running the proxy: %w", err)
@@ -166,7 +215,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	e := call.AsError(err)
-	s.strange.WithLabelValues(string(e.Code)).Inc()
+	s.errors.WithLabelValues(string(e.Code)).Inc()
 	if e.Code == call.Internal || e.Code == call.StoreUnavailable {
 		s.log.Error("request failed", "request_id", c.ID, "workspace", workspaceID(c), "code", string(e.Code), "error", err)
 	}

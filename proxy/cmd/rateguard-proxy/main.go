@@ -59,16 +59,19 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	log.Info("started", "addr", s.Addr())
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	// Health and metrics are served until the proxy has drained.
+	running, cancelRun := context.WithCancel(ctx)
+	defer cancelRun()
+	ops, cancelOps := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelOps()
 	var g errgroup.Group
 	g.Go(func() error {
-		defer cancel()
-		return s.Run(ctx)
+		defer cancelOps()
+		return s.Run(running)
 	})
 	g.Go(func() error {
-		defer cancel()
-		return serveOps(ctx, cfg.OpsAddr, s, reg)
+		defer cancelRun()
+		return serveOps(ops, cfg.OpsAddr, s, reg)
 	})
 	err = g.Wait()
 	log.Info("stopped")
