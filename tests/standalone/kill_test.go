@@ -174,8 +174,10 @@ func openKafka(ctx context.Context, dir string) (*store, error) {
 		return nil, err
 	}
 	return &store{
-		pid:   os.Getpid(), // the broker lives in the process itself
-		write: func(ctx context.Context, n int) error { return c.ProduceSync(ctx, kgo.StringRecord(strconv.Itoa(n))).FirstErr() },
+		pid: os.Getpid(), // the broker lives in the process itself
+		write: func(ctx context.Context, n int) error {
+			return c.ProduceSync(ctx, kgo.StringRecord(strconv.Itoa(n))).FirstErr()
+		},
 		read: func(ctx context.Context) (map[int]bool, error) {
 			ends, err := kadm.NewClient(c).ListEndOffsets(ctx, "n")
 			if err != nil {
