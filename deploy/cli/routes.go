@@ -77,6 +77,9 @@ func (a *app) putRoute() *cobra.Command {
 	var stdin bool
 	var timeout time.Duration
 	cmd := a.command("put ROUTE", "Make or change a route", 1, func(ctx context.Context, args []string) error {
+		if r.BaseURL == "" {
+			return usagef("--base-url is required")
+		}
 		if credentialEnv != "" && stdin {
 			return usagef("--credential-env and --credential-stdin exclude each other")
 		}
@@ -121,8 +124,5 @@ func (a *app) putRoute() *cobra.Command {
 	f.BoolVar(&stdin, "credential-stdin", false, "read the upstream's credential from standard input")
 	f.StringVar(&usd, "usd-per-request", "", "charge each request this decimal amount instead of its tokens")
 	f.DurationVar(&timeout, "timeout", 0, "how long the first byte may take (default the API's)")
-	if err := cmd.MarkFlagRequired("base-url"); err != nil {
-		panic(err) // the flag is defined above
-	}
 	return cmd
 }

@@ -27,7 +27,7 @@ type settings struct {
 // for the token.
 func (s *settings) register(flags *pflag.FlagSet, getenv func(string) string) {
 	flags.StringVar(&s.adminURL, "admin-url", cmp.Or(getenv("RATEGUARD_ADMIN_URL"), "http://127.0.0.1:8081"), "address of the admin API (RATEGUARD_ADMIN_URL)")
-	flags.StringVar(&s.dataDir, "data-dir", cmp.Or(getenv("RATEGUARD_DATA_DIR"), "./data"), "where `rateguard up` keeps its files (RATEGUARD_DATA_DIR)")
+	flags.StringVar(&s.dataDir, "data-dir", cmp.Or(getenv("RATEGUARD_DATA_DIR"), "./data"), "folder of a local rateguard up, for its tokens (RATEGUARD_DATA_DIR)")
 	flags.StringVarP(&s.workspace, "workspace", "w", getenv("RATEGUARD_WORKSPACE"), "workspace, by id or name; by default the only one (RATEGUARD_WORKSPACE)")
 	s.token = getenv("RATEGUARD_ADMIN_TOKEN")
 }

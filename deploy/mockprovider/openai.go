@@ -84,7 +84,7 @@ func (c *call) chatOf(input int64, prefix string) chat {
 	}
 	n := min(max(1, c.body.Get("n").Int()), 16)
 	for i := range n {
-		a.choices = append(a.choices, text(mix(c.hash, uint64(i)), u.Output-u.Reasoning)) //nolint:gosec // a small count
+		a.choices = append(a.choices, text(mix(c.hash, uint64(i)), u.Output-u.Reasoning))
 	}
 	a.usage.Output *= n
 	a.usage.Reasoning *= n
@@ -223,7 +223,7 @@ func (c *call) serveEmbeddings() {
 		total += n
 		vector := make([]float64, dimensions)
 		for k := range vector {
-			vector[k] = float64(mix(c.hash, uint64(k)+uint64(i)<<16)%2000)/1000 - 1 //nolint:gosec // small indexes
+			vector[k] = float64(mix(c.hash, uint64(k)+uint64(i)<<16)%2000)/1000 - 1
 		}
 		data = append(data, obj{"object": "embedding", "index": i, "embedding": embedding(vector, c.body.Get("encoding_format").String())})
 	}

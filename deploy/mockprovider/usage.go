@@ -24,9 +24,9 @@ const (
 // of it: "input=1200,cached=1024,cache_write=0,cache_write_1h=0,output=7,reasoning=0".
 func (c *call) decide(input, limit int64) (u Usage, cut bool) {
 	u.Input = input
-	u.Output = leastOutput + int64(mix(c.hash, 2)%outputSpread) //nolint:gosec // below outputSpread
+	u.Output = leastOutput + int64(mix(c.hash, 2)%outputSpread)
 	if c.reasons() {
-		u.Reasoning = 16 + int64(mix(c.hash, 3)%128) //nolint:gosec // below 128
+		u.Reasoning = 16 + int64(mix(c.hash, 3)%128)
 		u.Output += u.Reasoning
 	}
 	switch {
@@ -115,7 +115,7 @@ func countTokens(v gjson.Result) int64 {
 func text(hash uint64, n int64) []string {
 	out := make([]string, n)
 	for i := range out {
-		w := words[mix(hash, uint64(i)+16)%uint64(len(words))] //nolint:gosec // a small index
+		w := words[mix(hash, uint64(i)+16)%uint64(len(words))]
 		if i > 0 {
 			w = " " + w
 		}

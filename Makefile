@@ -1,0 +1,93 @@
+# Every target says what it does: `make help`.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The versions of all tools, here and nowhere else.
+GOLANGCI_LINT_VERSION := v2.15.0
+BUF_VERSION := v1.75.0
+PROTOC_GEN_GO_VERSION := v1.36.12
+
+TOOLS ?= $(HOME)/.cache/rateguard/tools
+MODULES := schemas topics proxy processors projections deploy tests
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+# What `make test` leaves to `make test-real`.
+REAL := /tests/real(/|$$)
+
+# $(call tool,binary,module,version,package): installs a tool unless that version is there.
+define tool
+@mkdir -p '$(TOOLS)'; go version -m '$(TOOLS)/$(1)' 2>/dev/null | grep -qE '^[[:space:]]+mod[[:space:]]+$(2)[[:space:]]+$(3)([[:space:]]|$$)' || \
+	{ echo 'installing $(1) $(3) (once)'; GOBIN='$(TOOLS)' GOWORK=off GOFLAGS= go install '$(4)@$(3)'; }
+endef
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
+
+.PHONY: run
+run: build ## Build and start everything on embedded stores
+	@exec bin/rateguard up
+
+.PHONY: build
+build: ## Build every command into bin/
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(patsubst %,./%/...,$(wildcard */cmd))
+
+.PHONY: test
+test: ## Run every test that a laptop can run, with the race detector
+	@go test -race -shuffle=on -timeout 20m -json $$(go list work | grep -vE '$(REAL)') | go run ./tests/tools/testreport
+
+.PHONY: test-real
+test-real: build ## Run the end-to-end suites against real Redis, PostgreSQL and Apache Kafka that they start
+	@go test -count=1 -timeout 30m -json ./tests/real/... | go run ./tests/tools/testreport
+
+.PHONY: check
+check: generate fmt lint tidy standalone-modules ## Generate, format, lint and tidy, then fail when that changed anything
+	@git diff --exit-code
+	@new=$$(git ls-files --others --exclude-standard); [ -z "$$new" ] || { echo "not in git:"; echo "$$new"; exit 1; }
+
+.PHONY: generate
+generate: proto ## Make all generated code and data again
+	@for m in $(MODULES); do (cd $$m && go generate ./...); done
+
+.PHONY: proto
+proto: tool-buf tool-protoc-gen-go ## Check the event contracts and generate their code
+	@cd schemas && PATH='$(TOOLS)':"$$PATH" && buf lint && buf breaking --against baseline.binpb && buf generate
+
+.PHONY: proto-baseline
+proto-baseline: tool-buf ## Take the event contracts of now as what later ones must not break (at a release)
+	@cd schemas && '$(TOOLS)/buf' build -o baseline.binpb
+
+.PHONY: lint
+lint: tool-golangci-lint ## Run the linters over all modules
+	@'$(TOOLS)/golangci-lint' run $(MODULES:%=./%/...)
+
+.PHONY: fmt
+fmt: tool-golangci-lint ## Format all Go code
+	@'$(TOOLS)/golangci-lint' fmt $(MODULES)
+
+.PHONY: tidy
+tidy: ## Tidy every go.mod
+	@for m in $(MODULES); do (cd $$m && go mod tidy); done
+
+.PHONY: standalone-modules
+standalone-modules: ## Build each module alone: go.work hides an import in the wrong direction
+	@for m in $(MODULES); do (cd $$m && GOWORK=off go build ./...); done
+
+.PHONY: bench
+bench: build ## Measure the proxy against a bare reverse proxy; prints a table, writes JSON to bench/out
+	@mkdir -p bench/out
+	@go run ./tests/load
+
+.PHONY: clean
+clean: ## Remove what was built; data and tools stay
+	rm -rf bin bench/out
+
+.PHONY: tool-golangci-lint tool-buf tool-protoc-gen-go
+tool-golangci-lint:
+	$(call tool,golangci-lint,github.com/golangci/golangci-lint/v2,$(GOLANGCI_LINT_VERSION),github.com/golangci/golangci-lint/v2/cmd/golangci-lint)
+tool-buf:
+	$(call tool,buf,github.com/bufbuild/buf,$(BUF_VERSION),github.com/bufbuild/buf/cmd/buf)
+tool-protoc-gen-go:
+	$(call tool,protoc-gen-go,google.golang.org/protobuf,$(PROTOC_GEN_GO_VERSION),google.golang.org/protobuf/cmd/protoc-gen-go)

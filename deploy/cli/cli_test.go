@@ -1,0 +1,241 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/rateguard/rateguard/deploy/cli"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// api is an admin API with canned answers that remembers what it was asked.
+type api struct {
+	t       *testing.T
+	answers map[string]string // by method and path with query
+	asked   []string
+	bodies  map[string]string
+}
+
+const (
+	token = "test-token"
+	ws    = `{"id":"ws_1","name":"demo","version":1,"created_at":"2026-11-23T10:00:00Z"}`
+	key   = `{"id":"key_1","name":"app","prefix":"rg_abcd","scopes":["invoke"],"created_at":"2026-11-23T10:00:00Z"}`
+	route = `{"name":"openai","provider":"openai","base_url":"https://api.example.com","has_credential":true,"timeout":"5m0s","cost":{"mode":"per_token"}}`
+	req   = `{"id":"0190","time":"2026-11-23T10:00:00.123Z","key_id":"key_1","route":"openai","provider":"openai","model":"gpt-4o","endpoint":"chat","method":"POST",` +
+		`"status":200,"decision":"forwarded","stream":true,"input_tokens":12,"cached_tokens":0,"cache_write_tokens":0,"output_tokens":34,"reasoning_tokens":0,` +
+		`"cost_usd":"0.00037","estimated":false,"price_version":"v1","latency_ms":812.5,"ttft_ms":210,"overhead_us":90,"client_ip":"127.0.0.1","country":""}`
+)
+
+func newAPI(t *testing.T) (*api, string) {
+	t.Helper()
+	a := &api{t: t, bodies: map[string]string{}, answers: map[string]string{
+		"GET /v1/workspaces":                         `{"data":[` + ws + `],"next":""}`,
+		"POST /v1/workspaces":                        ws,
+		"GET /v1/workspaces/ws_1":                    ws,
+		"GET /v1/workspaces/ws_1/keys":               `{"data":[` + key + `],"next":"more"}`,
+		"GET /v1/workspaces/ws_1/keys?cursor=more":   `{"data":[` + strings.Replace(key, "key_1", "key_2", 1) + `],"next":""}`,
+		"POST /v1/workspaces/ws_1/keys":              strings.Replace(key, `"prefix"`, `"key":"rg_secret","prefix"`, 1),
+		"POST /v1/workspaces/ws_1/keys/key_1/rotate": strings.Replace(key, `"prefix"`, `"key":"rg_next","prefix"`, 1),
+		"POST /v1/workspaces/ws_1/keys/key_1/revoke": strings.Replace(key, `"created_at"`, `"revoked_at":"2026-11-23T11:00:00Z","created_at"`, 1),
+		"GET /v1/workspaces/ws_1/routes":             `{"data":[` + route + `],"next":""}`,
+		"PUT /v1/workspaces/ws_1/routes/geo":         `{"name":"geo","provider":"http","base_url":"https://geo.example.com","has_credential":true,"cost":{"mode":"per_request","usd":"0.002"}}`,
+		"GET /v1/workspaces/ws_1/usage?group_by=model": `{"data":[` +
+			`{"model":"gpt-4o","requests":3,"errors":1,"denied":0,"input_tokens":36,"cached_tokens":0,"output_tokens":102,"cost_usd":"0.100000001","p50_ms":812.5,"p95_ms":900,"p99_ms":901},` +
+			`{"model":"gpt-4o-mini","requests":2,"errors":0,"denied":1,"input_tokens":10,"cached_tokens":4,"output_tokens":7,"cost_usd":"0.2","p50_ms":12,"p95_ms":13,"p99_ms":14}],` +
+			`"as_of":"2026-11-23T10:00:05Z","stale":false}`,
+		"GET /v1/workspaces/ws_1/requests?limit=50&model=gpt-4o": `{"data":[` + req + `],"next":""}`,
+		"GET /v1/workspaces/ws_1/requests/0190":                  req,
+		"GET /v1/workspaces/ws_1/requests/0190/explain":          `{"id":"0190","checks":[],"cost_usd":"0.00037"}`,
+		"DELETE /v1/workspaces/ws_1/routes/openai":               ``,
+	}}
+	s := httptest.NewServer(a)
+	t.Cleanup(s.Close)
+	return a, s.URL
+}
+
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	what := r.Method + " " + r.URL.RequestURI()
+	a.asked = append(a.asked, what)
+	if b, err := io.ReadAll(r.Body); err == nil && len(b) > 0 {
+		a.bodies[what] = string(b)
+	}
+	if r.Header.Get("Authorization") != "Bearer "+token {
+		w.WriteHeader(http.StatusUnauthorized)
+		_, _ = io.WriteString(w, `{"title":"Unauthorized","status":401,"code":"invalid_api_key","detail":"the token is wrong"}`)
+		return
+	}
+	answer, ok := a.answers[what]
+	if !ok {
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = io.WriteString(w, `{"title":"Not Found","status":404,"code":"not_found","detail":"there is no `+strings.ReplaceAll(what, `"`, "")+`"}`)
+		return
+	}
+	_, _ = io.WriteString(w, answer)
+}
+
+// outcome of a command line.
+type outcome struct {
+	code        int
+	out, errors string
+}
+
+func run(t *testing.T, url, stdin string, args ...string) outcome {
+	t.Helper()
+	return runIn(t.Context(), map[string]string{"RATEGUARD_ADMIN_URL": url, "RATEGUARD_ADMIN_TOKEN": token, "UPSTREAM_KEY": "sk-upstream"}, stdin, args...)
+}
+
+func runIn(ctx context.Context, env map[string]string, stdin string, args ...string) outcome {
+	var out, errs bytes.Buffer
+	code := cli.Run(ctx, cli.Env{
+		Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errs, Version: "1.2.3",
+		Getenv: func(name string) string { return env[name] },
+	}, args)
+	return outcome{code, out.String(), errs.String()}
+}
+
+func TestOutput(t *testing.T) {
+	for _, tc := range []struct{ name, args string }{
+		{"workspaces", "workspaces list"},
+		{"workspace_yaml", "workspaces get ws_1 -o yaml"},
+		{"keys", "keys list"},
+		{"key_created", "keys create app --scopes invoke,read:usage"},
+		{"key_rotated", "keys rotate key_1 --grace 1h"},
+		{"key_revoked", "keys revoke key_1 -w demo"},
+		{"routes", "routes list"},
+		{"route_put", "routes put geo --provider http --base-url https://geo.example.com --usd-per-request 0.002 --credential-env UPSTREAM_KEY"},
+		{"usage", "usage"},
+		{"usage_json", "usage -o json"},
+		{"usage_yaml", "usage -o yaml"},
+		{"requests", "requests list --model gpt-4o"},
+		{"request_yaml", "requests get 0190 -o yaml"},
+		{"explain", "requests explain 0190"},
+		{"version", "version"},
+		{"help", "help"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, url := newAPI(t)
+			o := run(t, url, "", strings.Fields(tc.args)...)
+			if o.code != 0 || o.errors != "" {
+				t.Fatalf("exit code %d: %s", o.code, o.errors)
+			}
+			golden(t, tc.name, strings.ReplaceAll(o.out, url, "http://admin.example"))
+		})
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("output differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	for _, tc := range []struct {
+		name, args string
+		want       int
+		says       string
+	}{
+		{"unknown command", "kyes list", 2, `no command "kyes"`},
+		{"unknown command below", "keys lits", 2, `no command "lits"`},
+		{"unknown flag", "usage --frm 1h", 2, "unknown flag: --frm"},
+		{"missing argument", "keys get", 2, "takes 1 arguments, got 0"},
+		{"unknown output", "keys list -o xml", 2, "not table, json or yaml"},
+		{"unknown group", "usage -g colour", 2, "colour"},
+		{"bad time", "usage --from yesterday", 2, "yesterday"},
+		{"bad money", "routes put x --base-url https://a.example --usd-per-request 1e-3", 2, "usd-per-request"},
+		{"missing flag", "routes put x", 2, "base-url"},
+		{"unknown workspace", "keys list -w other", 1, `no workspace "other"`},
+		{"not found", "requests get nope", 1, "404"},
+		{"bad setting", "up --admin-addr nonsense --check-config", 1, "admin-addr"},
+		{"bad rate", "demo --rps 0", 2, "--rps"},
+		{"good settings", "up --check-config", 0, ""},
+		{"help of a role", "topics plan --help", 0, "kafka-brokers"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, url := newAPI(t)
+			o := run(t, url, "", strings.Fields(tc.args)...)
+			if o.code != tc.want {
+				t.Errorf("exit code %d, want %d: %s", o.code, tc.want, o.errors)
+			}
+			if !strings.Contains(o.errors, tc.says) {
+				t.Errorf("says %q, want %q in it", o.errors, tc.says)
+			}
+		})
+	}
+}
+
+func TestTokenComesFromTheDataDirectory(t *testing.T) {
+	_, url := newAPI(t)
+	dir := t.TempDir()
+	env := map[string]string{"RATEGUARD_ADMIN_URL": url, "RATEGUARD_DATA_DIR": dir}
+	if o := runIn(t.Context(), env, "", "workspaces", "list"); o.code != 2 || !strings.Contains(o.errors, "no admin token") {
+		t.Errorf("without a token: %+v", o)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "admin-token"), []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if o := runIn(t.Context(), env, "", "workspaces", "list"); o.code != 0 {
+		t.Errorf("with the file: %+v", o)
+	}
+	env["RATEGUARD_ADMIN_TOKEN"] = "wrong"
+	if o := runIn(t.Context(), env, "", "workspaces", "list"); o.code != 1 || !strings.Contains(o.errors, "the token is wrong") {
+		t.Errorf("the variable must win: %+v", o)
+	}
+}
+
+func TestCredentialIsReadFromStandardInput(t *testing.T) {
+	a, url := newAPI(t)
+	o := run(t, url, "sk-piped\n", "routes", "put", "geo", "--provider", "http", "--base-url", "https://geo.example.com", "--credential-stdin")
+	if o.code != 0 {
+		t.Fatalf("%+v", o)
+	}
+	var body map[string]any
+	if err := json.Unmarshal([]byte(a.bodies["PUT /v1/workspaces/ws_1/routes/geo"]), &body); err != nil {
+		t.Fatal(err)
+	}
+	if body["credential"] != "sk-piped" {
+		t.Errorf("sent %v", body)
+	}
+}
+
+func TestTailShowsEachRequestOnceUntilInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	polls := 0
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if polls++; polls == 3 {
+			cancel()
+			return
+		}
+		_, _ = io.WriteString(w, `{"data":[`+req+`],"next":""}`)
+	}))
+	t.Cleanup(s.Close)
+	env := map[string]string{"RATEGUARD_ADMIN_URL": s.URL, "RATEGUARD_ADMIN_TOKEN": token, "RATEGUARD_WORKSPACE": "ws_1"}
+	o := runIn(ctx, env, "", "requests", "tail", "--since", "1000000h")
+	if o.code != 0 || strings.Count(o.out, "0190") != 1 {
+		t.Errorf("got %+v", o)
+	}
+}
