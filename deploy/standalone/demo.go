@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"time"
+
+	"github.com/rateguard/rateguard/deploy/adminclient"
 )
 
 // demoWorkspace is the name of the workspace that Start seeds.
@@ -38,23 +39,23 @@ type demoState struct {
 // demoRoute is one route of the workspace and where it leads.
 type demoRoute struct {
 	name, provider, realURL, credential, mockPath string
-	cost                                          map[string]string
+	cost                                          adminclient.Cost
 }
 
 func (s *System) demoRoutes() []demoRoute {
-	perToken := map[string]string{"mode": "per_token"}
+	perToken := adminclient.Cost{Mode: "per_token"}
 	return []demoRoute{
 		{name: "openai", provider: "openai", realURL: "https://api.openai.com", credential: s.cfg.Providers.OpenAI, mockPath: "/openai", cost: perToken},
 		{name: "anthropic", provider: "anthropic", realURL: "https://api.anthropic.com", credential: s.cfg.Providers.Anthropic, mockPath: "/anthropic", cost: perToken},
 		{name: "gemini", provider: "gemini", realURL: "https://generativelanguage.googleapis.com", credential: s.cfg.Providers.Gemini, mockPath: "/gemini", cost: perToken},
-		{name: "http", provider: "http", mockPath: "/http", cost: map[string]string{"mode": "per_request", "usd": "0.002"}},
+		{name: "http", provider: "http", mockPath: "/http", cost: adminclient.Cost{Mode: "per_request", USD: "0.002"}},
 	}
 }
 
 // seedDemo makes the workspace, its routes and its key through the admin API, as a user would,
 // and leaves alone what it finds.
 func (s *System) seedDemo(ctx context.Context) error {
-	c := &adminClient{base: s.AdminURL(), token: s.cfg.AdminToken}
+	c := adminclient.New(s.AdminURL(), s.cfg.AdminToken)
 	var state demoState
 	raw, err := os.ReadFile(s.cfg.path("demo.json"))
 	if err == nil {
@@ -63,7 +64,7 @@ func (s *System) seedDemo(ctx context.Context) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("reading what the demo is: %w", err)
 	}
-	if state.Workspace, err = c.findWorkspace(ctx, state.Workspace); err != nil {
+	if state.Workspace, err = findWorkspace(ctx, c, state.Workspace); err != nil {
 		return fmt.Errorf("seeding the demo: %w", err)
 	}
 	if err := s.seedRoutes(ctx, c, &state); err != nil {
@@ -83,84 +84,63 @@ func (s *System) seedDemo(ctx context.Context) error {
 }
 
 // findWorkspace returns the workspace of the last start, or the first with the demo's name, or a new one.
-func (c *adminClient) findWorkspace(ctx context.Context, last string) (string, error) {
-	type workspace struct{ ID, Name string }
+func findWorkspace(ctx context.Context, c *adminclient.Client, last string) (string, error) {
+	all, err := c.Workspaces(ctx)
+	if err != nil {
+		return "", err
+	}
 	byName := ""
-	for cursor := ""; ; {
-		var page struct {
-			Data []workspace `json:"data"`
-			Next string      `json:"next"`
+	for _, w := range all {
+		if last != "" && w.ID == last {
+			return last, nil
 		}
-		if err := c.call(ctx, http.MethodGet, "/v1/workspaces?limit=100&cursor="+url.QueryEscape(cursor), nil, &page); err != nil {
-			return "", err
-		}
-		for _, w := range page.Data {
-			if last != "" && w.ID == last {
-				return last, nil
-			}
-			if byName == "" && w.Name == demoWorkspace {
-				byName = w.ID
-			}
-		}
-		if cursor = page.Next; cursor == "" {
-			break
+		if byName == "" && w.Name == demoWorkspace {
+			byName = w.ID
 		}
 	}
 	if byName != "" {
 		return byName, nil
 	}
-	var made workspace
-	err := c.call(ctx, http.MethodPost, "/v1/workspaces", map[string]string{"name": demoWorkspace}, &made)
+	made, err := c.CreateWorkspace(ctx, demoWorkspace)
 	return made.ID, err
 }
 
 // seedRoutes sets the routes that are missing or that still lead where the last start put them.
-func (s *System) seedRoutes(ctx context.Context, c *adminClient, state *demoState) error {
+func (s *System) seedRoutes(ctx context.Context, c *adminclient.Client, state *demoState) error {
 	set := map[string]string{}
 	for _, r := range s.demoRoutes() {
-		body := map[string]any{"provider": r.provider, "cost": r.cost}
+		want := adminclient.PutRoute{Provider: r.provider, Cost: &r.cost}
 		switch {
 		case r.credential != "":
-			body["base_url"], body["credential"] = r.realURL, r.credential
+			want.BaseURL, want.Credential = r.realURL, &r.credential
 		case s.MockURL() != "":
-			body["base_url"], body["credential"] = s.MockURL()+r.mockPath, "demo"
+			mock := "demo"
+			want.BaseURL, want.Credential = s.MockURL()+r.mockPath, &mock
 		default:
 			continue
 		}
-		path := "/v1/workspaces/" + state.Workspace + "/routes/" + r.name
-		var have struct {
-			BaseURL string `json:"base_url"`
-		}
-		err := c.call(ctx, http.MethodGet, path, nil, &have)
-		var refused *adminError
-		missing := errors.As(err, &refused) && refused.status == http.StatusNotFound
-		if err != nil && !missing {
+		have, err := c.Route(ctx, state.Workspace, r.name)
+		if err != nil && !missing(err) {
 			return err
 		}
-		if !missing && have.BaseURL != state.Routes[r.name] {
+		if err == nil && have.BaseURL != state.Routes[r.name] {
 			continue // somebody changed it
 		}
-		if err := c.call(ctx, http.MethodPut, path, body, nil); err != nil {
+		if _, err := c.PutRoute(ctx, state.Workspace, r.name, want); err != nil {
 			return err
 		}
-		set[r.name], _ = body["base_url"].(string)
+		set[r.name] = want.BaseURL
 	}
 	state.Routes = set
 	return nil
 }
 
 // seedKey returns the key of the last start while it is in force, else a new one.
-func (s *System) seedKey(ctx context.Context, c *adminClient, state *demoState) (Demo, error) {
-	keys := "/v1/workspaces/" + state.Workspace + "/keys"
+func (s *System) seedKey(ctx context.Context, c *adminclient.Client, state *demoState) (Demo, error) {
 	file := s.cfg.path("demo-key")
 	if raw, err := os.ReadFile(file); err == nil && state.KeyID != "" {
-		var have struct {
-			RevokedAt *time.Time `json:"revoked_at"`
-			ExpiresAt *time.Time `json:"expires_at"`
-		}
-		err := c.call(ctx, http.MethodGet, keys+"/"+state.KeyID, nil, &have)
-		var refused *adminError
-		if err != nil && (!errors.As(err, &refused) || refused.status != http.StatusNotFound) {
+		have, err := c.Key(ctx, state.Workspace, state.KeyID)
+		if err != nil && !missing(err) {
 			return Demo{}, err
 		}
 		expired := have.ExpiresAt != nil && have.ExpiresAt.Before(time.Now())
@@ -168,12 +148,17 @@ func (s *System) seedKey(ctx context.Context, c *adminClient, state *demoState) 
 			return Demo{Workspace: state.Workspace, KeyID: state.KeyID, Key: strings.TrimSpace(string(raw))}, nil
 		}
 	}
-	var made struct{ ID, Key string }
-	if err := c.call(ctx, http.MethodPost, keys, map[string]string{"name": demoWorkspace}, &made); err != nil {
+	made, err := c.CreateKey(ctx, state.Workspace, adminclient.NewKey{Name: demoWorkspace})
+	if err != nil {
 		return Demo{}, err
 	}
 	state.KeyID = made.ID
-	return Demo{Workspace: state.Workspace, KeyID: made.ID, Key: made.Key}, writeSecret(file, made.Key)
+	return Demo{Workspace: state.Workspace, KeyID: made.ID, Key: made.Secret}, writeSecret(file, made.Secret)
+}
+
+func missing(err error) bool {
+	var refused *adminclient.Error
+	return errors.As(err, &refused) && refused.Status == http.StatusNotFound
 }
 
 // awaitKey waits until the proxy knows the key and the routes, so that what is printed works.
