@@ -35,6 +35,7 @@ type Server struct {
 	spool    *spool.Spool
 	redis    *redis.Client
 	rebuild  *rebuild.Rebuilder
+	view     *policy.View
 	follower *policy.Follower
 	client   *upstream.Client
 	chain    call.Handler
@@ -82,6 +83,7 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 		return errors.Join(err, s.redis.Close())
 	}
 	view := policy.NewView(key, s.log)
+	s.view = view
 	s.follower = policy.NewFollower(view, s.cfg.Kafka, filepath.Join(s.cfg.DataDir, "config-snapshot"), s.log, reg)
 	s.errors = newErrorCounter(reg)
 	s.chain = newChain(parts{
