@@ -80,7 +80,7 @@ func (s *System) seedDemo(ctx context.Context) error {
 	if err := writeSecret(s.cfg.path("demo.json"), string(out)); err != nil {
 		return err
 	}
-	return s.awaitKey(ctx)
+	return s.awaitKey(ctx, state)
 }
 
 // findWorkspace returns the workspace of the last start, or the first with the demo's name, or a new one.
@@ -162,43 +162,27 @@ func missing(err error) bool {
 }
 
 // awaitKey waits until the proxy knows the key and the routes, so that what is printed works.
-func (s *System) awaitKey(ctx context.Context) error {
+func (s *System) awaitKey(ctx context.Context, state demoState) error {
 	ctx, cancel := context.WithTimeout(ctx, keyInForce)
 	defer cancel()
 	ticker := time.NewTicker(readyInterval)
 	defer ticker.Stop()
 	for {
-		known, err := s.knowsKey(ctx)
-		if known {
+		waiting := ""
+		for name := range state.Routes {
+			if !s.proxy.Serves(s.demo.Key, name) {
+				waiting = name
+			}
+		}
+		if waiting == "" {
 			return nil
 		}
 		select {
 		case <-s.group.failed:
 			return s.group.cause
 		case <-ctx.Done():
-			return fmt.Errorf("waiting until the proxy takes the demo key: %w (last: %w)", ctx.Err(), err)
+			return fmt.Errorf("waiting until the proxy takes the demo key on the route %s: %w", waiting, ctx.Err())
 		case <-ticker.C:
 		}
 	}
-}
-
-// knowsKey asks for a model list through the demo's route, which costs nothing.
-func (s *System) knowsKey(ctx context.Context) (bool, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.ProxyURL()+"/v1/models", nil)
-	if err != nil {
-		return false, err
-	}
-	req.Header.Set("Authorization", "Bearer "+s.demo.Key)
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return false, err
-	}
-	code := res.Header.Get("x-rateguard-error")
-	if err := res.Body.Close(); err != nil {
-		return false, err
-	}
-	if code == "invalid_api_key" || code == "route_not_found" {
-		return false, errors.New(code)
-	}
-	return true, nil
 }

@@ -83,5 +83,6 @@ func (s *System) newRoles(ctx context.Context) ([]named, error) {
 	if err := add("proxy", stageProxy, data, err); err != nil {
 		return nil, err
 	}
+	s.proxy = data
 	return roles, nil
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/rateguard/rateguard/deploy/mockprovider"
 	"github.com/rateguard/rateguard/deploy/standalone/fetch"
 	"github.com/rateguard/rateguard/processors"
+	"github.com/rateguard/rateguard/proxy"
 	"github.com/rateguard/rateguard/topics/provision"
 )
 
@@ -64,6 +65,7 @@ type System struct {
 	roles      []named
 	mock       *mockprovider.Provider
 	processors *processors.Server
+	proxy      *proxy.Server
 	demo       Demo
 	// ownToken reports that the admin token is the generated one.
 	ownToken bool
