@@ -57,7 +57,7 @@ func call(ctx context.Context, method, url string, body, answer any) error {
 	if err != nil {
 		return fmt.Errorf("making the request: %w", err)
 	}
-	request.Header.Set("Authorization", "Bearer load")
+	request.Header.Set("Authorization", "Bearer "+adminToken)
 	request.Header.Set("Content-Type", "application/json")
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {

@@ -28,10 +28,11 @@ import (
 )
 
 const (
-	workspace = "ws_load"
-	key       = "rg_load0000000000000000000000000000"
-	completed = `{"model":"gpt-4o-mini","messages":[{"role":"system","content":"You are terse."},{"role":"user","content":"Say what a ledger is, in one sentence."}],"max_tokens":64}`
-	streamed  = `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Say what a ledger is, in one sentence."}],"max_tokens":64,"stream":true,"stream_options":{"include_usage":true}}`
+	workspace  = "ws_load"
+	adminToken = "load-0123456789abcdef0123456789abcdef"
+	key        = "rg_load0000000000000000000000000000"
+	completed  = `{"model":"gpt-4o-mini","messages":[{"role":"system","content":"You are terse."},{"role":"user","content":"Say what a ledger is, in one sentence."}],"max_tokens":64}`
+	streamed   = `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Say what a ledger is, in one sentence."}],"max_tokens":64,"stream":true,"stream_options":{"include_usage":true}}`
 )
 
 // target is one thing under load.
@@ -144,7 +145,7 @@ func (s *stage) startUp(ctx context.Context) error {
 	data := filepath.Join(s.dir, "up")
 	p, err := s.child("up", []string{
 		"RATEGUARD_PROXY_ADDR=" + addresses[0], "RATEGUARD_ADMIN_ADDR=" + addresses[1], "RATEGUARD_OPS_ADDR=" + addresses[2],
-		"RATEGUARD_DATA_DIR=" + data, "RATEGUARD_MOCK_ADDR=", "RATEGUARD_DEMO=false", "RATEGUARD_ADMIN_TOKEN=load",
+		"RATEGUARD_DATA_DIR=" + data, "RATEGUARD_MOCK_ADDR=", "RATEGUARD_DEMO=false", "RATEGUARD_ADMIN_TOKEN=" + adminToken,
 	}, filepath.Join(s.bin, "rateguard"), "up")
 	if err != nil {
 		return err

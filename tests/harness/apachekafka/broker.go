@@ -6,6 +6,7 @@ package apachekafka
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"testing"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -29,7 +29,6 @@ var pom []byte
 
 // Broker is one running broker in combined mode.
 type Broker struct {
-	tb      testing.TB
 	dir     string
 	jars    string
 	address string
@@ -37,32 +36,43 @@ type Broker struct {
 	exited  chan struct{}
 }
 
-// Start formats a data folder below tb's temporary folder and starts a broker that ends with the test.
-func Start(tb testing.TB) *Broker {
-	tb.Helper()
-	ports := freePorts(tb, 2)
-	b := &Broker{tb: tb, dir: tb.TempDir(), jars: fetch(tb), address: fmt.Sprintf("127.0.0.1:%d", ports[0])}
-	b.configure(ports[0], ports[1])
-	b.java("kafka.tools.StorageTool", "format", "--standalone", "-t", "cmF0ZWd1YXJkLXRlc3QwMQ", "-c", b.properties())
-	b.Run()
-	tb.Cleanup(b.Kill)
-	return b
+// Start formats dir and starts a broker on it.
+func Start(ctx context.Context, dir string) (*Broker, error) {
+	jars, err := fetch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := freePorts(ctx, 2)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data folder: %w", err)
+	}
+	b := &Broker{dir: dir, jars: jars, address: fmt.Sprintf("127.0.0.1:%d", ports[0])}
+	if err := b.configure(ports[0], ports[1]); err != nil {
+		return nil, err
+	}
+	format := b.command("kafka.tools.StorageTool", "format", "--standalone", "-t", "cmF0ZWd1YXJkLXRlc3QwMQ", "-c", b.properties())
+	if out, err := format.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("formatting the broker's data: %w\n%s", err, out)
+	}
+	return b, b.Run(ctx)
 }
 
 // Brokers returns the bootstrap address.
 func (b *Broker) Brokers() string { return b.address }
 
 // Run starts the process on the existing data and waits until it answers.
-func (b *Broker) Run() {
-	b.tb.Helper()
+func (b *Broker) Run(ctx context.Context) error {
 	log, err := os.OpenFile(filepath.Join(b.dir, "broker.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		b.tb.Fatalf("opening the broker's log: %v", err)
+		return fmt.Errorf("opening the broker's log: %w", err)
 	}
 	b.cmd = b.command("-Xmx512m", "kafka.Kafka", b.properties())
 	b.cmd.Stdout, b.cmd.Stderr = log, log
 	if err := b.cmd.Start(); err != nil {
-		b.tb.Fatalf("starting Kafka: %v", err)
+		return errors.Join(fmt.Errorf("starting Kafka: %w", err), log.Close())
 	}
 	exited := make(chan struct{})
 	b.exited = exited
@@ -71,40 +81,46 @@ func (b *Broker) Run() {
 		_ = cmd.Wait()
 		_ = log.Close()
 	}(b.cmd)
-	b.waitReady()
+	if err := b.awaitReady(ctx); err != nil {
+		return errors.Join(err, b.Close())
+	}
+	return nil
 }
 
-// Kill ends the process at once, as a crash does. Its data stays for Run.
-func (b *Broker) Kill() {
-	_ = b.cmd.Process.Kill()
+// Close ends the process at once, as a crash does. Its data stays for Run.
+func (b *Broker) Close() error {
+	err := b.cmd.Process.Kill()
 	<-b.exited
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	return err
 }
 
-func (b *Broker) waitReady() {
-	b.tb.Helper()
+func (b *Broker) awaitReady(ctx context.Context) error {
 	client, err := kgo.NewClient(kgo.SeedBrokers(b.address))
 	if err != nil {
-		b.tb.Fatalf("making a client: %v", err)
+		return fmt.Errorf("making a client: %w", err)
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(b.tb.Context(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
 	ask := func() error {
 		select {
 		case <-b.exited:
-			return backoff.Permanent(fmt.Errorf("the broker exited:\n%s", b.logTail()))
+			return backoff.Permanent(errors.New("the broker exited"))
 		default:
 		}
 		_, err := kadm.NewClient(client).ListTopics(ctx)
 		return err
 	}
 	if err := backoff.Retry(ask, backoff.WithContext(backoff.NewConstantBackOff(100*time.Millisecond), ctx)); err != nil {
-		b.tb.Fatalf("waiting for Kafka: %v\n%s", err, b.logTail())
+		return fmt.Errorf("waiting for Kafka: %w\n%s", err, b.logTail())
 	}
+	return nil
 }
 
-func (b *Broker) configure(client, controller int) {
-	b.tb.Helper()
+func (b *Broker) configure(client, controller int) error {
 	settings := []string{
 		"process.roles=broker,controller",
 		"node.id=1",
@@ -127,21 +143,15 @@ func (b *Broker) configure(client, controller int) {
 		"broker.heartbeat.interval.ms=500",
 	}
 	if err := os.WriteFile(b.properties(), []byte(strings.Join(settings, "\n")+"\n"), 0o600); err != nil {
-		b.tb.Fatalf("writing the broker's settings: %v", err)
+		return fmt.Errorf("writing the broker's settings: %w", err)
 	}
+	return nil
 }
 
 func (b *Broker) properties() string { return filepath.Join(b.dir, "server.properties") }
 
-func (b *Broker) java(args ...string) {
-	b.tb.Helper()
-	if out, err := b.command(args...).CombinedOutput(); err != nil {
-		b.tb.Fatalf("java %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-}
-
 func (b *Broker) command(args ...string) *exec.Cmd {
-	// Not bound to the test's context: the broker must outlive it until the last cleanup has run.
+	// Bound to no context: Close ends it, and the death of this process does.
 	cmd := exec.Command("java", append([]string{"-cp", b.jars + "/*"}, args...)...) //nolint:gosec,noctx // arguments are this package's own
 	cmd.Dir = b.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -157,46 +167,47 @@ func (b *Broker) logTail() string {
 }
 
 // fetch returns the folder of the jars; Maven fills it once for each version.
-func fetch(tb testing.TB) string {
-	tb.Helper()
+func fetch(ctx context.Context) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		tb.Fatalf("finding the cache: %v", err)
+		return "", fmt.Errorf("finding the cache: %w", err)
 	}
 	jars := filepath.Join(cache, "rateguard", "apachekafka-"+Version)
 	if _, err := os.Stat(jars); err == nil {
-		return jars
-	}
-	work := tb.TempDir()
-	if err := os.WriteFile(filepath.Join(work, "pom.xml"), pom, 0o600); err != nil {
-		tb.Fatalf("writing pom.xml: %v", err)
+		return jars, nil
 	}
 	partial := fmt.Sprintf("%s.%d", jars, os.Getpid())
-	mvn := exec.CommandContext(tb.Context(), "mvn", "-q", "-B", //nolint:gosec // arguments are this package's own
+	if err := os.MkdirAll(partial, 0o750); err != nil {
+		return "", fmt.Errorf("making the folder of the jars: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(partial) }()
+	if err := os.WriteFile(filepath.Join(partial, "pom.xml"), pom, 0o600); err != nil {
+		return "", fmt.Errorf("writing pom.xml: %w", err)
+	}
+	mvn := exec.CommandContext(ctx, "mvn", "-q", "-B", //nolint:gosec // arguments are this package's own
 		"org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies", "-DoutputDirectory="+partial)
-	mvn.Dir = work
+	mvn.Dir = partial
 	if out, err := mvn.CombinedOutput(); err != nil {
-		tb.Fatalf("fetching Apache Kafka with Maven: %v\n%s", err, out)
+		return "", fmt.Errorf("fetching Apache Kafka with Maven: %w\n%s", err, out)
 	}
 	if err := os.Rename(partial, jars); err != nil {
 		if _, other := os.Stat(jars); other != nil {
-			tb.Fatalf("moving the jars: %v", err)
+			return "", fmt.Errorf("moving the jars: %w", err)
 		}
 	}
-	return jars
+	return jars, nil
 }
 
 // freePorts takes all ports at once: taken one by one, the kernel may give the same one twice.
-func freePorts(tb testing.TB, n int) []int {
-	tb.Helper()
+func freePorts(ctx context.Context, n int) ([]int, error) {
 	ports := make([]int, n)
 	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed below
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 		if err != nil {
-			tb.Fatalf("taking a port: %v", err)
+			return nil, fmt.Errorf("taking a port: %w", err)
 		}
 		defer func() { _ = l.Close() }()
 		ports[i] = l.Addr().(*net.TCPAddr).Port //nolint:errcheck // a TCP listener has a TCP address
 	}
-	return ports
+	return ports, nil
 }
