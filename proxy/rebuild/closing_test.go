@@ -275,3 +275,22 @@ func TestOldDiskComesBackAfterClosing(t *testing.T) {
 		t.Errorf("folder of the closed producer: %v", err)
 	}
 }
+
+// Schedule (r): 15,000 open reservations in one workspace are one ProducerClosed of several MB a topic.
+func TestThousandsOfOpenReservations(t *testing.T) {
+	kafka := startKafka(t)
+	dir := filepath.Join(t.TempDir(), "spool")
+	first := start(t, options{dir: dir, kafka: kafka})
+	const n = 15000
+	for i := range n {
+		first.open("ws_1", fmt.Sprintf("01990000-0000-7000-8000-%012d", i), 100)
+	}
+	first.flush()
+	first.kill()
+	second := start(t, options{dir: dir, kafka: kafka})
+	b := waitClosed(t, kafka, first.ProducerID())
+	if len(b.costs) != n || len(b.rows) != n || b.closed != 2 || b.ignored != 0 || second.Stats().Quarantined != 0 {
+		t.Errorf("%d costs, %d rows, %d closings, %d ignored, %d quarantined; want %d, %d, 2, 0, 0",
+			len(b.costs), len(b.rows), b.closed, b.ignored, second.Stats().Quarantined, n, n)
+	}
+}

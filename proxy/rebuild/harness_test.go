@@ -120,7 +120,7 @@ type options struct {
 func start(tb testing.TB, o options) *proxy {
 	tb.Helper()
 	log := slog.New(slog.NewTextHandler(tb.Output(), nil))
-	s, err := spool.Open(tb.Context(), spool.Config{Dir: o.dir, Kafka: o.kafka, Log: log, Linger: time.Millisecond})
+	s, err := spool.Open(tb.Context(), spool.Config{Dir: o.dir, Kafka: o.kafka, Log: log, Linger: time.Millisecond, MaxEndBytes: 8 << 10})
 	must(tb, err)
 	p := &proxy{Spool: s, tb: tb}
 	tb.Cleanup(p.kill)
