@@ -113,6 +113,9 @@ func (p *Process) start() error {
 	}
 	//nolint:gosec // G204: the program is chosen by the engines, not by a request
 	p.cmd = exec.Command(path, p.spec.Args...)
+	if self {
+		p.cmd.Args[0] = os.Args[0] + " " + p.spec.Name // what ps shows
+	}
 	p.cmd.Env, p.cmd.Dir, p.cmd.ExtraFiles = env, p.spec.Dir, p.spec.Files
 	p.cmd.Stdout, p.cmd.Stderr = p.tail, p.tail
 	// A grandchild that keeps the pipe must not hold Wait for ever.
