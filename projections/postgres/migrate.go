@@ -18,13 +18,22 @@ import (
 // migrationLock is the key of the advisory lock that one migrator at a time holds.
 const migrationLock int64 = 0x7261746567 // "rateg"
 
+// lastReadModel is the largest number of the steps that make read models: tables that can be made again from the log, so
+// that anybody may drop them. These steps bear being applied again (IF NOT EXISTS), and are, at every start.
+const lastReadModel = 9
+
+// The list of steps has a schema of its own: it survives when the read models are dropped with theirs.
 const createMigrations = `
-CREATE TABLE IF NOT EXISTS schema_migrations (
+CREATE SCHEMA IF NOT EXISTS rateguard;
+CREATE TABLE IF NOT EXISTS rateguard.schema_migrations (
     number     integer PRIMARY KEY,
     name       text NOT NULL,
     sha256     text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
-)`
+);
+DO $$ BEGIN
+    IF to_regnamespace('public') IS NULL THEN CREATE SCHEMA public; END IF;
+END $$`
 
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
@@ -107,7 +116,7 @@ func apply(ctx context.Context, tx pgx.Tx, steps []Migration) error {
 	if _, err := tx.Exec(ctx, createMigrations); err != nil {
 		return fmt.Errorf("creating schema_migrations: %w", err)
 	}
-	rows, err := tx.Query(ctx, "SELECT number, sha256 FROM schema_migrations")
+	rows, err := tx.Query(ctx, "SELECT number, sha256 FROM rateguard.schema_migrations")
 	if err != nil {
 		return fmt.Errorf("reading schema_migrations: %w", err)
 	}
@@ -126,13 +135,15 @@ func apply(ctx context.Context, tx pgx.Tx, steps []Migration) error {
 			if sum != m.Sum() {
 				return fmt.Errorf("migration %s was changed after it had been applied", m.Name)
 			}
-			continue
+			if m.Number > lastReadModel {
+				continue
+			}
 		}
 		// Without arguments pgx uses the simple protocol, which takes several statements.
 		if _, err := tx.Exec(ctx, m.SQL); err != nil {
 			return fmt.Errorf("applying migration %s: %w", m.Name, err)
 		}
-		if _, err := tx.Exec(ctx, "INSERT INTO schema_migrations (number, name, sha256) VALUES ($1, $2, $3)",
+		if _, err := tx.Exec(ctx, "INSERT INTO rateguard.schema_migrations (number, name, sha256) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
 			m.Number, m.Name, m.Sum()); err != nil {
 			return fmt.Errorf("recording migration %s: %w", m.Name, err)
 		}

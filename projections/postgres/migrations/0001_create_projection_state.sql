@@ -1,7 +1,7 @@
 -- State of the runner: which generation of a projection is live, how far each partition is
 -- applied, and the marks by which repeats of producers are dropped.
 
-CREATE TABLE projection_generations (
+CREATE TABLE IF NOT EXISTS projection_generations (
     projection text PRIMARY KEY,
     -- A random id, the same in the target: a target that shows another one was wiped or replaced.
     generation text NOT NULL,
@@ -9,7 +9,7 @@ CREATE TABLE projection_generations (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
-CREATE TABLE projection_checkpoints (
+CREATE TABLE IF NOT EXISTS projection_checkpoints (
     projection  text NOT NULL,
     generation  text NOT NULL,
     topic       text NOT NULL,
@@ -32,7 +32,7 @@ CREATE TABLE projection_checkpoints (
     PRIMARY KEY (projection, generation, topic, topic_id, partition)
 );
 
-CREATE TABLE projection_marks (
+CREATE TABLE IF NOT EXISTS projection_marks (
     projection text NOT NULL,
     generation text NOT NULL,
     topic      text NOT NULL,

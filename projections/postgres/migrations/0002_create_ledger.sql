@@ -1,5 +1,5 @@
 -- Every outcome of every reservation: the first end is revision 1, each correction the next one. Rows are never changed.
-CREATE TABLE ledger (
+CREATE TABLE IF NOT EXISTS ledger (
     workspace      text NOT NULL,
     reservation_id text NOT NULL,
     revision       integer NOT NULL,
@@ -36,5 +36,5 @@ CREATE TABLE ledger (
     PRIMARY KEY (workspace, reservation_id, revision)
 );
 
-CREATE INDEX ledger_by_request ON ledger (workspace, request_id);
-CREATE INDEX ledger_by_time ON ledger (workspace, opened_at);
+CREATE INDEX IF NOT EXISTS ledger_by_request ON ledger (workspace, request_id);
+CREATE INDEX IF NOT EXISTS ledger_by_time ON ledger (workspace, opened_at);

@@ -1,5 +1,5 @@
 -- Sums of costs and open reservations.
-CREATE TABLE balances (
+CREATE TABLE IF NOT EXISTS balances (
     workspace         text NOT NULL,
     -- 'budget': one balance of one budget in one period. 'month', 'total': everything of the workspace, with or without budgets.
     scope             text NOT NULL,
@@ -19,7 +19,7 @@ CREATE TABLE balances (
 );
 
 -- What the sums hold of each reservation: the next event of it changes them by the difference.
-CREATE TABLE balance_reservations (
+CREATE TABLE IF NOT EXISTS balance_reservations (
     workspace      text NOT NULL,
     reservation_id text NOT NULL,
     ended          boolean NOT NULL,

@@ -1,0 +1,102 @@
+package projections_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/rateguard/rateguard/projections"
+	"github.com/rateguard/rateguard/projections/runner"
+)
+
+// Whatever is wiped, the stores are made again from the log and show the same sums.
+func TestWipedStoresAreMadeAgain(t *testing.T) {
+	tests := []struct {
+		name string
+		wipe func(r *rig)
+		// again lists the projections that have to begin a new generation.
+		again []string
+	}{
+		{"ClickHouse lost its table, the checkpoints are left", func(r *rig) { r.execClickHouse("DROP TABLE requests SYNC") }, []string{"requests"}},
+		{"ClickHouse lost its rows", func(r *rig) { r.execClickHouse("TRUNCATE TABLE requests") }, []string{"requests"}},
+		{"the table is of another generation", func(r *rig) {
+			r.execClickHouse(`ALTER TABLE requests MODIFY COMMENT '{"generation":"other","migration":1}'`)
+		}, []string{"requests"}},
+		{"PostgreSQL lost the ledger's rows", func(r *rig) { r.exec(r.pg, "TRUNCATE ledger") }, []string{"ledger"}},
+		{"PostgreSQL lost one table of the balances", func(r *rig) { r.exec(r.pg, "TRUNCATE balances") }, []string{"balances"}},
+		{"PostgreSQL lost everything, ClickHouse is left", func(r *rig) {
+			r.exec(r.pg, "DROP SCHEMA public, control, rateguard CASCADE")
+		}, []string{"requests", "ledger", "balances"}},
+		{"PostgreSQL lost the schema of the read models", func(r *rig) { r.exec(r.pg, "DROP SCHEMA public CASCADE") },
+			[]string{"requests", "ledger", "balances"}},
+		{"PostgreSQL lost the table of the ledger", func(r *rig) { r.exec(r.pg, "DROP TABLE ledger") }, []string{"ledger"}},
+		{"nothing", func(*rig) {}, nil},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			r, tr := newRig(t), newTraffic(6)
+			stop := r.start()
+			r.send(tr.load(100)...)
+			r.caughtUp()
+			before := map[string]string{}
+			for _, p := range projections.All(r.ch) {
+				before[p.Name] = r.generation(p.Name)
+			}
+			stop()
+			test.wipe(r)
+			r.start()
+			r.send(tr.load(50)...)
+			r.eventually("the role has looked at the stores", r.newGenerations(before, test.again))
+			r.caughtUp()
+			r.verify(tr.want)
+			for name, old := range before {
+				if fresh, want := r.generation(name) != old, contains(test.again, name); fresh != want {
+					t.Errorf("%s: new generation %v, want %v", name, fresh, want)
+				}
+			}
+		})
+	}
+}
+
+// A store that is wiped while the role runs is noticed at the next write.
+func TestClickHouseWipedWhileRunning(t *testing.T) {
+	r, tr := newRig(t), newTraffic(7)
+	r.start()
+	r.send(tr.load(100)...)
+	r.caughtUp()
+	before := map[string]string{"requests": r.generation("requests")}
+	r.execClickHouse("DROP TABLE requests SYNC")
+	r.send(tr.load(50)...)
+	r.eventually("the wipe is noticed", r.newGenerations(before, []string{"requests"}))
+	r.caughtUp()
+	r.verify(tr.want)
+}
+
+// What a crash left half in the table is removed and inserted again.
+func TestHalfInsertedRangeIsRepaired(t *testing.T) {
+	for _, left := range []int{0, 1} {
+		t.Run(fmt.Sprintf("%d of every 2 rows left", left), func(t *testing.T) {
+			r, tr := newRig(t), newTraffic(8)
+			r.send(tr.load(100)...)
+			crashed := make(chan struct{})
+			stop := r.start(func(c *projections.Config) {
+				c.Fail = func(p string, s runner.Step) error {
+					if p != "requests" || s != runner.StepInserted {
+						return nil
+					}
+					select {
+					case <-crashed:
+					default:
+						close(crashed)
+					}
+					return fmt.Errorf("crash at step %s", s)
+				}
+			})
+			<-crashed
+			stop()
+			r.execClickHouse(fmt.Sprintf("ALTER TABLE requests DELETE WHERE _offset %% 2 >= %d SETTINGS mutations_sync = 2", left))
+			r.start()
+			r.caughtUp()
+			r.verify(tr.want)
+		})
+	}
+}
