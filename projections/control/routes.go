@@ -22,7 +22,7 @@ const maxRoutes = 1000
 
 // route is where the calls of one path prefix go.
 type route struct {
-	ID            string           `json:"id"`
+	ID            string           `json:"name"`
 	Provider      string           `json:"provider"`
 	BaseURL       string           `json:"base_url"`
 	HasCredential bool             `json:"has_credential"`

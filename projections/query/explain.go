@@ -3,6 +3,13 @@ package query
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/rateguard/rateguard/projections/problem"
+	"github.com/rateguard/rateguard/schemas/money"
 )
 
 // Explanation is everything that is recorded of one request and its decision.
@@ -18,9 +25,25 @@ type Explanation struct {
 	Reservations   []Reservation     `json:"reservations"`
 }
 
-// Reservation is the life of one attempt in the ledger.
+// Reservation is the life of one attempt as the ledger shows it.
 type Reservation struct {
-	ID string `json:"id"`
+	ID       string      `json:"id"`
+	BoundUSD *money.Nano `json:"bound_usd"`
+	// OpenedAt is nil and Outcomes is empty until the ledger has an end.
+	OpenedAt *time.Time `json:"opened_at"`
+	Outcomes []Outcome  `json:"outcomes"`
+}
+
+// Outcome is one revision of a reservation's end.
+type Outcome struct {
+	Revision int    `json:"revision"`
+	Kind     string `json:"kind"`
+	// CostUSD is nil where the model has no price.
+	CostUSD      *money.Nano `json:"cost_usd"`
+	Estimated    bool        `json:"estimated"`
+	Reason       string      `json:"reason"`
+	PriceVersion string      `json:"price_version"`
+	Time         time.Time   `json:"time"`
 }
 
 // Explain returns what is recorded of one request; found is false where the workspace has none of that id. Errors are problems.
@@ -32,13 +55,61 @@ func (s *Service) Explain(ctx context.Context, workspace, id string) (e Explanat
 	e = Explanation{
 		Request: r, Checks: json.RawMessage(r.more.checks), PolicyVersion: r.more.policyVersion, PriceVersion: r.PriceVersion,
 		UpstreamStatus: r.more.upstreamStatus, IdempotencyKey: r.more.idempotencyKey, Tags: r.more.tags, ProducerID: r.more.producerID,
-		Reservations: []Reservation{},
 	}
-	if !json.Valid(e.Checks) {
+	if len(e.Checks) == 0 || !json.Valid(e.Checks) {
 		e.Checks = json.RawMessage("[]")
 	}
-	for _, id := range r.more.reservationIDs {
-		e.Reservations = append(e.Reservations, Reservation{ID: id})
+	e.Reservations, err = s.reservations(ctx, workspace, id, r.more.reservationIDs)
+	return e, err == nil, err
+}
+
+// reservations reads the ledger. The row names its reservations; the ledger may know more, of attempts that the row was made without.
+func (s *Service) reservations(ctx context.Context, workspace, id string, named []string) ([]Reservation, error) {
+	all := []Reservation{}
+	at := map[string]int{}
+	add := func(id string) *Reservation {
+		i, ok := at[id]
+		if !ok {
+			i = len(all)
+			at[id] = i
+			all = append(all, Reservation{ID: id, Outcomes: []Outcome{}})
+		}
+		return &all[i]
 	}
-	return e, true, nil
+	for _, id := range named {
+		add(id)
+	}
+	const query = `
+SELECT reservation_id, bound_nano, opened_at, revision, kind, cost_nano, estimated, reason, price_version, occurred_at
+  FROM ledger WHERE workspace = $1 AND request_id = $2 ORDER BY attempt, reservation_id, revision`
+	rows, err := s.pool.Query(ctx, query, workspace, id)
+	if err != nil {
+		return nil, problem.Unavailable(fmt.Errorf("reading the ledger: %w", err), "the ledger does not answer")
+	}
+	var reservation string
+	var bound, cost *int64
+	var opened time.Time
+	var o Outcome
+	_, err = pgx.ForEachRow(rows, []any{&reservation, &bound, &opened, &o.Revision, &o.Kind, &cost, &o.Estimated, &o.Reason, &o.PriceVersion, &o.Time}, func() error {
+		r := add(reservation)
+		openedAt := opened.UTC()
+		r.OpenedAt, r.BoundUSD = &openedAt, nano(bound)
+		done := o
+		done.CostUSD, done.Time = nano(cost), o.Time.UTC()
+		r.Outcomes = append(r.Outcomes, done)
+		return nil
+	})
+	if err != nil {
+		return nil, problem.Unavailable(fmt.Errorf("reading the ledger: %w", err), "the ledger does not answer")
+	}
+	return all, nil
+}
+
+// nano copies an amount that may be absent.
+func nano(n *int64) *money.Nano {
+	if n == nil {
+		return nil
+	}
+	amount := money.Nano(*n)
+	return &amount
 }

@@ -1,0 +1,128 @@
+package control_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestBadInput sends what is wrong: each is refused with its status and the field's name, and changes nothing.
+func TestBadInput(t *testing.T) {
+	s := newAPI(t)
+	ws := s.workspace("a")
+	keyID, _ := s.key(ws, map[string]any{})
+	s.root().do("PUT", ws+"/routes/r", anyRoute).want(t, 201)
+	state := func() string {
+		return s.root().do("GET", ws, nil).raw + s.root().do("GET", ws+"/keys", nil).raw + s.root().do("GET", ws+"/routes", nil).raw
+	}
+	before := state()
+	long := strings.Repeat("x", 300)
+	route := func(more string) string { return `{"provider":"openai","base_url":"http://h"` + more + `}` }
+	base := func(u string) string { return fmt.Sprintf(`{"provider":"openai","base_url":%q}`, u) }
+	for _, c := range []struct {
+		name, method, path, body string
+		status                   int
+		field                    string
+	}{
+		{"empty body", "POST", ws + "/keys", "", 400, ""},
+		{"no JSON", "POST", ws + "/keys", "{", 400, ""},
+		{"an array", "POST", ws + "/keys", "[]", 400, ""},
+		{"two objects", "POST", ws + "/keys", `{"name":"a"}{}`, 400, ""},
+		{"not UTF-8", "POST", ws + "/keys", "{\"name\":\"\xff\"}", 400, ""},
+		{"too large", "POST", ws + "/keys", `{"name":"` + strings.Repeat("x", 1<<20) + `"}`, 413, ""},
+		{"unknown field", "POST", ws + "/keys", `{"name":"a","nmae":"b"}`, 400, "nmae"},
+		{"other case", "POST", ws + "/keys", `{"Name":"a"}`, 400, "Name"},
+		{"field twice", "POST", ws + "/keys", `{"name":"a","name":"b"}`, 400, "name"},
+		{"no name", "POST", ws + "/keys", `{}`, 400, "name"},
+		{"null name", "POST", ws + "/keys", `{"name":null}`, 400, "name"},
+		{"empty name", "POST", ws + "/keys", `{"name":""}`, 400, "name"},
+		{"name is a number", "POST", ws + "/keys", `{"name":1}`, 400, "name"},
+		{"long name", "POST", ws + "/keys", `{"name":"` + long + `"}`, 400, "name"},
+		{"control character", "POST", ws + "/keys", `{"name":"a\u0000b"}`, 400, "name"},
+		{"unknown scope", "POST", ws + "/keys", `{"name":"a","scopes":["read:everything"]}`, 400, "scopes"},
+		{"no scopes", "POST", ws + "/keys", `{"name":"a","scopes":[]}`, 400, "scopes"},
+		{"scope is a number", "POST", ws + "/keys", `{"name":"a","scopes":[1]}`, 400, "scopes"},
+		{"scope is null", "POST", ws + "/keys", `{"name":"a","scopes":[null]}`, 400, "scopes[0]"},
+		{"expired", "POST", ws + "/keys", `{"name":"a","expires_at":"2001-01-01T00:00:00Z"}`, 400, "expires_at"},
+		{"no time", "POST", ws + "/keys", `{"name":"a","expires_at":"tomorrow"}`, 400, "expires_at"},
+		{"no route id", "POST", ws + "/keys", `{"name":"a","routes":["a/b"]}`, 400, "routes"},
+		{"metadata is a list", "POST", ws + "/keys", `{"name":"a","metadata":[]}`, 400, "metadata"},
+		{"metadata holds a number", "POST", ws + "/keys", `{"name":"a","metadata":{"a":1}}`, 400, "metadata"},
+		{"patch unknown field", "PATCH", ws + "/keys/" + keyID, `{"prefix":"x"}`, 400, "prefix"},
+		{"patch name null", "PATCH", ws + "/keys/" + keyID, `{"name":null}`, 400, "name"},
+		{"grace without unit", "POST", ws + "/keys/" + keyID + "/rotate", `{"grace":"24"}`, 400, "grace"},
+		{"negative grace", "POST", ws + "/keys/" + keyID + "/rotate", `{"grace":"-1h"}`, 400, "grace"},
+		{"grace of years", "POST", ws + "/keys/" + keyID + "/rotate", `{"grace":"99999h"}`, 400, "grace"},
+		{"revoke with a field", "POST", ws + "/keys/" + keyID + "/revoke", `{"why":"x"}`, 400, "why"},
+		{"no such key", "POST", ws + "/keys/key_x/revoke", ``, 404, ""},
+		{"no provider", "PUT", ws + "/routes/r", `{"base_url":"http://h"}`, 400, "provider"},
+		{"unknown provider", "PUT", ws + "/routes/r", `{"provider":"x","base_url":"http://h"}`, 400, "provider"},
+		{"no base_url", "PUT", ws + "/routes/r", `{"provider":"openai"}`, 400, "base_url"},
+		{"ftp", "PUT", ws + "/routes/r", base("ftp://h"), 400, "base_url"},
+		{"no host", "PUT", ws + "/routes/r", base("http:///x"), 400, "base_url"},
+		{"relative", "PUT", ws + "/routes/r", base("/x"), 400, "base_url"},
+		{"userinfo", "PUT", ws + "/routes/r", base("http://u:p@h"), 400, "base_url"},
+		{"query", "PUT", ws + "/routes/r", base("http://h?a=b"), 400, "base_url"},
+		{"empty query", "PUT", ws + "/routes/r", base("http://h?"), 400, "base_url"},
+		{"fragment", "PUT", ws + "/routes/r", base("http://h#f"), 400, "base_url"},
+		{"port 0", "PUT", ws + "/routes/r", base("http://h:0"), 400, "base_url"},
+		{"port 99999", "PUT", ws + "/routes/r", base("http://h:99999"), 400, "base_url"},
+		{"blank", "PUT", ws + "/routes/r", base("http://h/a b"), 400, "base_url"},
+		{"empty credential", "PUT", ws + "/routes/r", route(`,"credential":""`), 400, "credential"},
+		{"newline in credential", "PUT", ws + "/routes/r", route(`,"credential":"a\nb"`), 400, "credential"},
+		{"timeout without unit", "PUT", ws + "/routes/r", route(`,"timeout":"5"`), 400, "timeout"},
+		{"timeout is a number", "PUT", ws + "/routes/r", route(`,"timeout":5`), 400, "timeout"},
+		{"timeout 0", "PUT", ws + "/routes/r", route(`,"timeout":"0s"`), 400, "timeout"},
+		{"idle_timeout too long", "PUT", ws + "/routes/r", route(`,"idle_timeout":"48h"`), 400, "idle_timeout"},
+		{"cost is text", "PUT", ws + "/routes/r", route(`,"cost":"free"`), 400, "cost"},
+		{"cost without mode", "PUT", ws + "/routes/r", route(`,"cost":{}`), 400, "cost.mode"},
+		{"unknown mode", "PUT", ws + "/routes/r", route(`,"cost":{"mode":"x"}`), 400, "cost.mode"},
+		{"unknown field of cost", "PUT", ws + "/routes/r", route(`,"cost":{"mode":"per_token","eur":"1"}`), 400, "cost.eur"},
+		{"per_token with usd", "PUT", ws + "/routes/r", route(`,"cost":{"mode":"per_token","usd":"1"}`), 400, "cost.usd"},
+		{"per_request without usd", "PUT", ws + "/routes/r", route(`,"cost":{"mode":"per_request"}`), 400, "cost.usd"},
+		{"usd is a number", "PUT", ws + "/routes/r", route(`,"cost":{"mode":"per_request","usd":0.1}`), 400, "cost.usd"},
+		{"usd negative", "PUT", ws + "/routes/r", route(`,"cost":{"mode":"per_request","usd":"-1"}`), 400, "cost.usd"},
+		{"usd with ten decimals", "PUT", ws + "/routes/r", route(`,"cost":{"mode":"per_request","usd":"0.0000000001"}`), 400, "cost.usd"},
+		{"usd too large", "PUT", ws + "/routes/r", route(`,"cost":{"mode":"per_request","usd":"99999999999"}`), 400, "cost.usd"},
+		{"weight 0", "PUT", ws + "/routes/r", route(`,"weights":{"*":0}`), 400, "weights.*"},
+		{"weight is a fraction", "PUT", ws + "/routes/r", route(`,"weights":{"*":1.5}`), 400, "weights"},
+		{"route named as a shortcut", "PUT", ws + "/routes/v1", route(``), 400, "route"},
+		{"route named with a blank", "PUT", ws + "/routes/a%20b", route(``), 400, "route"},
+		{"limit 0", "GET", ws + "/keys?limit=0", "", 400, "limit"},
+		{"limit 1001", "GET", ws + "/routes?limit=1001", "", 400, "limit"},
+		{"foreign cursor", "GET", ws + "/routes?cursor=abc", "", 400, "cursor"},
+		{"unknown parameter", "GET", ws + "/routes?page=2", "", 400, "page"},
+		{"no such path", "GET", "/v1/nothing", "", 404, ""},
+		{"no such method", "PUT", ws + "/keys", "{}", 405, ""},
+		{"limits are of a later release", "PUT", ws + "/limits/x", "{}", 404, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := s.root().do(c.method, c.path, c.body)
+			if got.status != c.status {
+				t.Fatalf("status: got %d, want %d: %s", got.status, c.status, got.raw)
+			}
+			if ct := got.header.Get("Content-Type"); ct != "application/problem+json" {
+				t.Errorf("Content-Type: got %q", ct)
+			}
+			if c.field != "" && !slices.Contains(got.fields(), c.field) {
+				t.Errorf("fields: got %v, want %s: %s", got.fields(), c.field, got.raw)
+			}
+			if strings.Contains(got.raw, "sk-") {
+				t.Errorf("the answer repeats the body: %s", got.raw)
+			}
+		})
+	}
+	if after := state(); after != before {
+		t.Errorf("state: got %s, want %s", after, before)
+	}
+}
+
+func TestEveryBadFieldIsNamed(t *testing.T) {
+	s := newAPI(t)
+	got := s.root().do("PUT", s.workspace("a")+"/routes/r", `{"provider":"x","base_url":"ftp://h","timeout":"x","zzz":1}`).want(t, 400)
+	want := []string{"provider", "base_url", "timeout", "zzz"}
+	if !slices.Equal(got.fields(), want) {
+		t.Errorf("fields: got %v, want %v", got.fields(), want)
+	}
+}
