@@ -12,8 +12,10 @@ TOOLS ?= $(HOME)/.cache/rateguard/tools
 MODULES := schemas topics proxy processors projections deploy tests
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-# What `make test` leaves to `make test-real`.
+# Packages that `make test` runs otherwise: against real servers in `make test-real`, and without
+# the test cache, which does not see that `go list` would answer something else by now.
 REAL := /tests/real(/|$$)
+UNCACHED := ./tests/arch/...
 
 # $(call tool,binary,module,version,package): installs a tool unless that version is there.
 define tool
@@ -23,7 +25,7 @@ endef
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
 
 .PHONY: run
 run: build ## Build and start everything on embedded stores
@@ -36,7 +38,11 @@ build: ## Build every command into bin/
 
 .PHONY: test
 test: ## Run every test that a laptop can run, with the race detector
-	@go test -race -shuffle=on -timeout 20m -json $$(go list work | grep -vE '$(REAL)') | go run ./tests/tools/testreport
+	@packages=$$(go list work | grep -vE '$(REAL)|/tests/arch$$'); \
+	( failed=0; \
+		go test -race -shuffle=on -timeout 20m -json $$packages || failed=1; \
+		go test -count=1 -json $(UNCACHED) || failed=1; \
+		exit $$failed ) | go run ./tests/tools/testreport
 
 .PHONY: test-real
 test-real: build ## Run the end-to-end suites against real Redis, PostgreSQL and Apache Kafka that they start

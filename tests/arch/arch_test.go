@@ -66,7 +66,9 @@ func none(t *testing.T, bad []string) {
 
 func TestModulesImportOnlyWhatIsBelowThem(t *testing.T) { none(t, arch.CheckModules(packages(t))) }
 
-func TestClientsStayInTheirPlaces(t *testing.T) { none(t, arch.CheckClients(packages(t), arch.Clients)) }
+func TestClientsStayInTheirPlaces(t *testing.T) {
+	none(t, arch.CheckClients(packages(t), arch.Clients))
+}
 
 func TestLeavesDoNotImportSiblings(t *testing.T) {
 	none(t, arch.CheckSiblings(packages(t), arch.Siblings))

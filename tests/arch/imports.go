@@ -10,7 +10,7 @@ import (
 type Client struct {
 	// Prefix of its import paths.
 	Prefix string
-	// Places are the folders that may import it, with the ones below them.
+	// Places are the folders that may import it, with the ones below them; "x!" is x alone.
 	Places []string
 	// TestsToo also forbids it in tests elsewhere.
 	TestsToo bool
@@ -24,7 +24,7 @@ var Clients = []Client{
 	{Prefix: "github.com/jackc/pgx", Places: []string{"projections", "deploy/standalone", "tests"}, Why: "only projections own databases"},
 	{Prefix: "github.com/ClickHouse/", Places: []string{"projections", "deploy/standalone", "tests"}, Why: "only projections own databases"},
 	{Prefix: "database/sql", Places: []string{"projections", "deploy/standalone", "tests"}, Why: "only projections own databases"},
-	{Prefix: "github.com/redis/go-redis", Places: []string{"proxy/lua", "projections/control", "deploy/standalone", "tests"}, Why: "on the request path only proxy/lua talks to Redis"},
+	{Prefix: "github.com/redis/go-redis", Places: []string{"proxy!", "proxy/lua", "proxy/rebuild", "projections/control", "deploy/standalone", "tests"}, Why: "on the request path only proxy/lua talks to Redis; the root opens the connection, rebuild hands it on"},
 	{Prefix: "github.com/spf13/cobra", Places: []string{"deploy/cli"}, Why: "roles take flags, only the operator's command line has commands"},
 }
 
@@ -157,4 +157,9 @@ func leaf(path string) string {
 
 func parent(path string) string { return path[:max(0, strings.LastIndex(path, "/"))] }
 
-func below(path, folder string) bool { return path == folder || strings.HasPrefix(path, folder+"/") }
+func below(path, folder string) bool {
+	if alone, ok := strings.CutSuffix(folder, "!"); ok {
+		return path == alone
+	}
+	return path == folder || strings.HasPrefix(path, folder+"/")
+}
