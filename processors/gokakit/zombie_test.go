@@ -1,0 +1,165 @@
+package gokakit_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"testing"
+	"time"
+
+	"github.com/lovoo/goka"
+	"github.com/lovoo/goka/storage"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/rateguard/rateguard/processors/gokakit"
+	"github.com/rateguard/rateguard/processors/internal/kafkatest"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/topics"
+)
+
+// rawCodec hands table values out as they stand.
+type rawCodec struct{}
+
+func (rawCodec) Encode(v any) ([]byte, error) { return v.([]byte), nil } //nolint:forcetypeassert // a test's codec
+func (rawCodec) Decode(b []byte) (any, error) { return b, nil }
+
+// viewOf returns the state of a key as a view of the spend table shows it.
+func viewOf(t *testing.T, c *kafkatest.Cluster, key string, options ...goka.ViewOption) string {
+	t.Helper()
+	options = append([]goka.ViewOption{
+		goka.WithViewHasher(gokakit.NewHasher), goka.WithViewLogger(log.New(io.Discard, "", 0)),
+		goka.WithViewStorageBuilder(storage.MemoryBuilder()),
+	}, options...)
+	view, err := goka.NewView(c.ListenAddrs(), goka.Table(topics.SpendTable.Name), rawCodec{}, options...)
+	if err != nil {
+		t.Fatalf("building a view: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- view.Run(ctx) }()
+	kafkatest.Wait(t, patience, "the view", func() error {
+		if !view.Recovered() {
+			return errors.New("not recovered")
+		}
+		return nil
+	})
+	raw, err := view.Get(key)
+	cancel()
+	if err := errors.Join(err, <-done); err != nil {
+		t.Fatalf("reading the view: %v", err)
+	}
+	v := new(rateguardv1.TableValue)
+	if err := proto.Unmarshal(raw.([]byte), v); err != nil { //nolint:forcetypeassert // of rawCodec
+		t.Fatalf("reading the view: %v", err)
+	}
+	return string(v.GetState())
+}
+
+// T8: a process that was paused past its session writes the state it had.
+func TestAStaleRecordDoesNotTakeAKeyBack(t *testing.T) {
+	c := kafkatest.Start(t)
+	r, _, stop := runKit(t, c, tally())
+	c.Produce(t, topics.Costs, some("ws_1", 50)...)
+	waitCount(t, r, "ws_1", 50)
+	stop()
+	var stale *kgo.Record
+	for _, record := range c.Read(t, topics.SpendTable.Name) {
+		stale = &kgo.Record{Topic: record.Topic, Key: record.Key, Value: record.Value}
+		break
+	}
+	if err := c.Client.ProduceSync(t.Context(), stale).FirstErr(); err != nil {
+		t.Fatalf("writing the stale record: %v", err)
+	}
+	if got := viewOf(t, c, "ws_1"); got != "1" {
+		t.Errorf("plain view: got %s, want the stale 1", got)
+	}
+	if got := viewOf(t, c, "ws_1", goka.WithViewCallback(gokakit.NewMerge())); got != "50" {
+		t.Errorf("merging view: got %s, want 50", got)
+	}
+
+	r, _, stop = runKit(t, c, tally())
+	waitCount(t, r, "ws_1", 50)
+	kafkatest.Wait(t, patience, "readiness", r.Ready)
+	// The winner is the last record again, so that compaction keeps it and a plain reader sees it.
+	if got := viewOf(t, c, "ws_1"); got != "50" {
+		t.Errorf("plain view after a start: got %s, want 50", got)
+	}
+
+	// And a stale record that comes while the group runs is answered without a restart by hand.
+	if err := c.Client.ProduceSync(t.Context(), stale).FirstErr(); err != nil {
+		t.Fatalf("writing the stale record: %v", err)
+	}
+	kafkatest.Wait(t, patience, "the winner to be published again", func() error {
+		if got := viewOf(t, c, "ws_1"); got != "50" {
+			return fmt.Errorf("plain view: %s", got)
+		}
+		return nil
+	})
+	c.Produce(t, topics.Costs, some("ws_1", 50)...)
+	waitCount(t, r, "ws_1", 100)
+	stop()
+}
+
+func TestMerge(t *testing.T) {
+	value := func(generation uint32, offsets ...int64) []byte {
+		v := &rateguardv1.TableValue{Generation: generation}
+		for i, o := range offsets {
+			v.Applied = append(v.Applied, &rateguardv1.Applied{TopicId: []byte{byte(i)}, Offset: o})
+		}
+		b, err := proto.Marshal(v)
+		if err != nil {
+			t.Fatalf("encoding: %v", err)
+		}
+		return b
+	}
+	for name, test := range map[string]struct {
+		held, next []byte
+		taken      bool
+	}{
+		"first":                       {nil, value(1, 5), true},
+		"later":                       {value(1, 5), value(1, 6), true},
+		"the same again":              {value(1, 5), value(1, 5), true},
+		"earlier":                     {value(1, 5), value(1, 4), false},
+		"later generation":            {value(1, 5), value(2, 0), true},
+		"earlier generation":          {value(2, 0), value(1, 5), false},
+		"another topic beside it":     {value(1, 5), value(1, 5, 0), true},
+		"a topic is missing":          {value(1, 5, 0), value(1, 6), false},
+		"deleted":                     {value(1, 5), nil, false},
+		"malformed":                   {value(1, 5), []byte{0xff}, false},
+		"malformed, and nothing held": {nil, []byte{0xff}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := gokakit.NewMapStorage()
+			if test.held != nil {
+				if err := s.Set("k", test.held); err != nil {
+					t.Fatalf("storing: %v", err)
+				}
+			}
+			if err := gokakit.NewMerge()(updateContext{}, s, "k", test.next); err != nil {
+				t.Fatalf("merging: %v", err)
+			}
+			got, err := s.Get("k")
+			if err != nil {
+				t.Fatalf("reading: %v", err)
+			}
+			want := test.held
+			if test.taken {
+				want = test.next
+			}
+			if string(got) != string(want) {
+				t.Errorf("held after the merge: got %x, want %x", got, want)
+			}
+		})
+	}
+}
+
+type updateContext struct{}
+
+func (updateContext) Topic() goka.Stream    { return "t" }
+func (updateContext) Partition() int32      { return 0 }
+func (updateContext) Offset() int64         { return 0 }
+func (updateContext) Headers() goka.Headers { return nil }
+func (updateContext) Timestamp() time.Time  { return time.Time{} }
