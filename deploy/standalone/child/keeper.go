@@ -10,8 +10,11 @@ import (
 
 // An engine that dies more often than maxDeaths in deathWindow is given up.
 const (
-	maxDeaths   = 5
+	maxDeaths   = 6
 	deathWindow = time.Minute
+	// firstPause is before the second attempt in a row and doubles with each: what the dead one held
+	// (PostgreSQL's shared memory) may be free only after a second.
+	firstPause = 100 * time.Millisecond
 )
 
 // Keeper runs a child and starts it again, with the same port and data, when it dies.
@@ -52,7 +55,10 @@ func (k *Keeper) watch(ctx context.Context, p *Process) {
 			return
 		}
 		k.log.Error("engine ended by itself", slog.String("engine", k.spec.Name), slog.Any("error", p.Err()), slog.String("output", p.Tail()))
-		for {
+		for pause := time.Duration(0); ; pause = max(firstPause, 2*pause) {
+			if !wait(ctx, pause) {
+				return
+			}
 			now := time.Now()
 			deaths = append(deaths, now)
 			for now.Sub(deaths[0]) > deathWindow {
@@ -76,6 +82,18 @@ func (k *Keeper) watch(ctx context.Context, p *Process) {
 			return
 		}
 		k.log.Warn("engine started again", slog.String("engine", k.spec.Name), slog.Int("pid", p.PID()))
+	}
+}
+
+// wait reports whether the time passed before ctx ended.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
 }
 
