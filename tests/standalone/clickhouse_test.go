@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"math"
 	"net"
-	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -472,51 +470,5 @@ func TestStrangersAreRefused(t *testing.T) {
 	wantCode(t, c.Ping(t.Context()), 516)
 	if version, err := dial(t, s).ServerVersion(); err != nil || version.Version.Major < 26 {
 		t.Errorf("got version %v, %v", version, err)
-	}
-}
-
-// The engine is killed in the middle of its work and comes back at the same address.
-func TestADeadEngineComesBack(t *testing.T) {
-	s := engineOf(t)
-	c := dial(t, s)
-	exec(t, c, "CREATE TABLE kept (n Int64, s String) ENGINE = MergeTree ORDER BY n")
-	insert(t, c, "kept", 0, 10)
-	url, pid := s.URL(), s.PID()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for s.PID() == pid {
-		select {
-		case <-s.Done():
-			t.Fatalf("it was given up: %v", s.Err())
-		case <-ticker.C:
-		}
-	}
-	if s.URL() != url {
-		t.Errorf("got URL %s, want %s", s.URL(), url)
-	}
-	fresh := dial(t, s)
-	if n := count(t, fresh, "kept"); n != 10 {
-		t.Errorf("got %d rows, want 10", n)
-	}
-	names := []string{}
-	rows, err := fresh.Query(t.Context(), "SELECT name FROM system.tables WHERE database = currentDatabase()")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for rows.Next() {
-		var n string
-		if err := rows.Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		names = append(names, n)
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		t.Fatal(err)
-	}
-	if !slices.Contains(names, "kept") {
-		t.Errorf("got tables %v", names)
 	}
 }
