@@ -22,10 +22,11 @@ const migrationLock int64 = 0x7261746567 // "rateg"
 // that anybody may drop them. These steps bear being applied again (IF NOT EXISTS), and are, at every start.
 const lastReadModel = 9
 
-// The list of steps has a schema of its own: it survives when the read models are dropped with theirs.
+// The list of steps has a schema of its own, so that it survives when the read models are dropped with theirs. The schema is not
+// named as a user would be: PostgreSQL puts the tables of a user into the schema of its name.
 const createMigrations = `
-CREATE SCHEMA IF NOT EXISTS rateguard;
-CREATE TABLE IF NOT EXISTS rateguard.schema_migrations (
+CREATE SCHEMA IF NOT EXISTS migrations;
+CREATE TABLE IF NOT EXISTS migrations.applied (
     number     integer PRIMARY KEY,
     name       text NOT NULL,
     sha256     text NOT NULL,
@@ -114,11 +115,11 @@ func apply(ctx context.Context, tx pgx.Tx, steps []Migration) error {
 		return fmt.Errorf("locking the migrations: %w", err)
 	}
 	if _, err := tx.Exec(ctx, createMigrations); err != nil {
-		return fmt.Errorf("creating schema_migrations: %w", err)
+		return fmt.Errorf("creating the list of migrations: %w", err)
 	}
-	rows, err := tx.Query(ctx, "SELECT number, sha256 FROM rateguard.schema_migrations")
+	rows, err := tx.Query(ctx, "SELECT number, sha256 FROM migrations.applied")
 	if err != nil {
-		return fmt.Errorf("reading schema_migrations: %w", err)
+		return fmt.Errorf("reading the applied migrations: %w", err)
 	}
 	applied := map[int]string{}
 	var number int
@@ -128,7 +129,7 @@ func apply(ctx context.Context, tx pgx.Tx, steps []Migration) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("reading schema_migrations: %w", err)
+		return fmt.Errorf("reading the applied migrations: %w", err)
 	}
 	for _, m := range steps {
 		if sum, ok := applied[m.Number]; ok {
@@ -143,7 +144,7 @@ func apply(ctx context.Context, tx pgx.Tx, steps []Migration) error {
 		if _, err := tx.Exec(ctx, m.SQL); err != nil {
 			return fmt.Errorf("applying migration %s: %w", m.Name, err)
 		}
-		if _, err := tx.Exec(ctx, "INSERT INTO rateguard.schema_migrations (number, name, sha256) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+		if _, err := tx.Exec(ctx, "INSERT INTO migrations.applied (number, name, sha256) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
 			m.Number, m.Name, m.Sum()); err != nil {
 			return fmt.Errorf("recording migration %s: %w", m.Name, err)
 		}

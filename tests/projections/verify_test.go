@@ -33,7 +33,7 @@ func (r *rig) verifyRequests(want want) {
 	ctx := r.t.Context()
 	var rows, ids, lineages uint64
 	var cost, input int64
-	err := r.ch.QueryRow(ctx, `SELECT count(), uniqExact(id), uniqExact(_topic_id, _partition, _offset, _idx), sum(cost_nano), sum(input_tokens)
+	err := r.ch.QueryRow(ctx, `SELECT count(), uniqExact(id), uniqExact(_topic_id, _partition, _offset, _idx), ifNull(sum(cost_nano), 0), sum(input_tokens)
  FROM requests`).Scan(&rows, &ids, &lineages, &cost, &input)
 	if err != nil {
 		r.t.Fatalf("reading requests: %v", err)
@@ -45,7 +45,7 @@ func (r *rig) verifyRequests(want want) {
 	equal(r.t, "input tokens of requests", input, want.input)
 	// The rollup has to say the same; force_optimize_projection fails where it is not used.
 	var rolled, rolledCost int64
-	err = r.ch.QueryRow(ctx, `SELECT toInt64(sum(r)), sum(c) FROM (
+	err = r.ch.QueryRow(ctx, `SELECT toInt64(sum(r)), ifNull(sum(c), 0) FROM (
  SELECT model, sum(requests) AS r, sum(cost_nano) AS c FROM requests GROUP BY model
  SETTINGS force_optimize_projection = 1)`).Scan(&rolled, &rolledCost)
 	if err != nil {

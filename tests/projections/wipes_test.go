@@ -24,7 +24,7 @@ func TestWipedStoresAreMadeAgain(t *testing.T) {
 		{"PostgreSQL lost the ledger's rows", func(r *rig) { r.exec(r.pg, "TRUNCATE ledger") }, []string{"ledger"}},
 		{"PostgreSQL lost one table of the balances", func(r *rig) { r.exec(r.pg, "TRUNCATE balances") }, []string{"balances"}},
 		{"PostgreSQL lost everything, ClickHouse is left", func(r *rig) {
-			r.exec(r.pg, "DROP SCHEMA public, control, rateguard CASCADE")
+			r.exec(r.pg, "DROP SCHEMA public, control, migrations CASCADE")
 		}, []string{"requests", "ledger", "balances"}},
 		{"PostgreSQL lost the schema of the read models", func(r *rig) { r.exec(r.pg, "DROP SCHEMA public CASCADE") },
 			[]string{"requests", "ledger", "balances"}},
