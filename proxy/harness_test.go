@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/rateguard/rateguard/proxy"
+	"github.com/rateguard/rateguard/proxy/emit"
 	"github.com/rateguard/rateguard/proxy/policy"
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/schemas/envelope"
@@ -174,6 +175,7 @@ type rigConfig struct {
 	maxBody  int64
 	buffer   int
 	perCall  *int64
+	null     bool // keep no events
 }
 
 func newRig(t testing.TB, c rigConfig) *rig {
@@ -200,8 +202,12 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	if c.maxBody == 0 {
 		c.maxBody = 32 << 20
 	}
+	var log emit.Log = r.log
+	if c.null {
+		log = nullLog{}
+	}
 	r.server = httptest.NewServer(proxy.NewHandler(proxy.HandlerConfig{
-		View: r.view, Log: r.log, MaxBody: c.maxBody, Drain: c.drain, Slog: logger, Buffer: c.buffer,
+		View: r.view, Log: log, MaxBody: c.maxBody, Drain: c.drain, Slog: logger, Buffer: c.buffer,
 	}))
 	t.Cleanup(r.server.Close)
 	r.url = r.server.URL

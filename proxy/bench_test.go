@@ -1,0 +1,77 @@
+package proxy_test
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/rateguard/rateguard/proxy/spool"
+)
+
+// nullLog takes events and forgets them.
+type nullLog struct{}
+
+func (nullLog) AppendOpen(...spool.Record) error { return nil }
+func (nullLog) AppendEnd(...spool.Record) error  { return nil }
+func (nullLog) Append(...spool.Record) error     { return nil }
+
+// load calls target from several connections; the client's cost is in all benchmarks alike.
+func load(b *testing.B, target string) {
+	b.Helper()
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 32, DisableCompression: true}}
+	b.ReportAllocs()
+	b.SetParallelism(8)
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			req, err := http.NewRequestWithContext(b.Context(), http.MethodPost, target+"/v1/chat/completions", strings.NewReader(chatBody))
+			if err != nil {
+				b.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+goodKey)
+			req.Header.Set("Content-Type", "application/json")
+			res, err := client.Do(req)
+			if err != nil {
+				b.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, res.Body)
+			_ = res.Body.Close()
+		}
+	})
+	b.StopTimer()
+	client.CloseIdleConnections()
+}
+
+func instant(b *testing.B) string {
+	b.Helper()
+	return upstreamFunc(b, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Content-Type"] = []string{"application/json"}
+		_, _ = io.WriteString(w, chatAnswer)
+	})
+}
+
+func BenchmarkUpstreamAlone(b *testing.B) { load(b, instant(b)) }
+
+func BenchmarkBareReverseProxy(b *testing.B) {
+	u, err := url.Parse(instant(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := &httputil.ReverseProxy{
+		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(u) },
+		Transport: &http.Transport{MaxIdleConnsPerHost: 512, DialContext: new(net.Dialer).DialContext},
+	}
+	s := httptest.NewServer(p)
+	defer s.Close()
+	load(b, s.URL)
+}
+
+func BenchmarkProxy(b *testing.B) {
+	r := newRig(b, rigConfig{upstream: instant(b), null: true})
+	load(b, r.url)
+}
