@@ -53,7 +53,7 @@ type app struct {
 // Run executes a command line and returns its exit code: 0 ok, 1 failed, 2 usage.
 func Run(ctx context.Context, env Env, args []string) int {
 	a := &app{env: env}
-	root := a.root()
+	root := a.root() //nolint:contextcheck // commands get theirs when they run, from cobra
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var usage *usageError

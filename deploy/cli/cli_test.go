@@ -225,7 +225,7 @@ func TestCredentialIsReadFromStandardInput(t *testing.T) {
 func TestTailShowsEachRequestOnceUntilInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	polls := 0
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if polls++; polls == 3 {
 			cancel()
 			return

@@ -171,7 +171,7 @@ func (t *tail) run(ctx context.Context) error {
 	for {
 		if err := t.poll(ctx); err != nil {
 			if ctx.Err() != nil {
-				return nil //nolint:nilerr // an interrupt is how a tail ends
+				return nil // an interrupt is how a tail ends
 			}
 			return err
 		}

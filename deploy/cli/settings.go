@@ -49,7 +49,7 @@ func (a *app) client() (*adminclient.Client, error) {
 
 // fromDataDir reads a one-line file of the data directory; empty when there is none.
 func (a *app) fromDataDir(name string) (string, error) {
-	b, err := os.ReadFile(filepath.Join(a.settings.dataDir, name))
+	b, err := os.ReadFile(filepath.Join(a.settings.dataDir, name)) //nolint:gosec // the data folder is the user's choice
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("reading %s: %w", name, err)
 	}
