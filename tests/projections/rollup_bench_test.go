@@ -40,13 +40,22 @@ FROM numbers(%d, %d)`, generation, i*benchRows/20, benchRows/20))
 			b.Fatalf("filling the table: %v", err)
 		}
 	}
-	for _, use := range []int{1, 0} {
-		b.Run(fmt.Sprintf("projection=%d", use), func(b *testing.B) {
+	for _, test := range []struct {
+		sums string
+		use  int
+	}{
+		{"sum(requests), sum(cost_nano), sum(input_tokens), sum(output_tokens)", 1},
+		{"sum(requests), sum(cost_nano), sum(input_tokens), sum(output_tokens)", 0},
+		{"quantilesTDigest(0.5, 0.95, 0.99)(latency_us)", 1},
+		{"quantilesTDigest(0.5, 0.95, 0.99)(latency_us)", 0},
+	} {
+		sums, use := test.sums, test.use
+		b.Run(fmt.Sprintf("%.9s/projection=%d", sums, use), func(b *testing.B) {
 			for b.Loop() {
-				rows, err := conn.Query(ctx, fmt.Sprintf(`SELECT model, endpoint, sum(requests), sum(cost_nano), quantilesTDigest(0.5, 0.95, 0.99)(latency_us)
+				rows, err := conn.Query(ctx, fmt.Sprintf(`SELECT model, endpoint, %s
  FROM requests WHERE workspace = 'ws_1' AND toStartOfHour(time) >= toDateTime('2026-11-01 00:00:00', 'UTC')
   AND toStartOfHour(time) < toDateTime('2026-12-01 00:00:00', 'UTC') GROUP BY model, endpoint
- SETTINGS optimize_use_projections = %d, force_optimize_projection = %d`, use, use))
+ SETTINGS optimize_use_projections = %d, force_optimize_projection = %d`, sums, use, use))
 				if err != nil {
 					b.Fatalf("querying: %v", err)
 				}
