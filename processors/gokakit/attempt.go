@@ -37,8 +37,10 @@ type attempt struct {
 	view       *goka.View
 	taken      chan struct{}
 
-	mu       sync.Mutex // guards assigned
-	assigned map[int32]bool
+	mu        sync.Mutex // guards what follows
+	assigned  map[int32]bool
+	tables    map[int32]*mapStorage // what the view has read, by partition
+	recovered map[int32]bool        // partitions that the view has read to their end
 }
 
 func newAttempt(ctx context.Context, r *Runner) (*attempt, error) {
@@ -46,7 +48,8 @@ func newAttempt(ctx context.Context, r *Runner) (*attempt, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &attempt{Runner: r, publisher: p, topicIDs: map[string][]byte{}, taken: make(chan struct{}, 1), assigned: map[int32]bool{}}
+	a := &attempt{Runner: r, publisher: p, topicIDs: map[string][]byte{}, taken: make(chan struct{}, 1), assigned: map[int32]bool{},
+		tables: map[int32]*mapStorage{}, recovered: map[int32]bool{}}
 	a.owned = &merger{onRefused: func(partition int32, key string) {
 		r.metrics.refused.Inc()
 		r.log.Warn("stale table record refused", slog.Int("partition", int(partition)), slog.String("key", key))
@@ -91,7 +94,7 @@ func (a *attempt) inspect(ctx context.Context) error {
 
 func (a *attempt) build(ctx context.Context) error {
 	view := &merger{onRefused: func(partition int32, _ string) {
-		if a.view != nil && a.view.Recovered() && a.owns(partition) {
+		if a.viewRecovered() && a.owns(partition) {
 			select {
 			case a.taken <- struct{}{}:
 			default:
@@ -105,7 +108,7 @@ func (a *attempt) build(ctx context.Context) error {
 		goka.WithViewCallback(view.Update),
 		goka.WithViewClientID("rateguard-view"),
 		goka.WithViewLogger(gokaLog{a.log}),
-		goka.WithViewStorageBuilder(func(string, int32) (storage.Storage, error) { return newMapStorage(nil), nil }),
+		goka.WithViewStorageBuilder(a.newViewStorage),
 		goka.WithViewConsumerSaramaBuilder(a.newConsumer),
 		goka.WithViewTopicManagerBuilder(a.newTopicManager))
 	if err != nil {
@@ -196,6 +199,40 @@ func (a *attempt) newStorage(ctx context.Context) storage.Builder {
 	}
 }
 
+// newViewStorage keeps hold of the view's stores: reading through goka's View races with its closing.
+func (a *attempt) newViewStorage(_ string, partition int32) (storage.Storage, error) {
+	s := newMapStorage(func() error {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.recovered[partition] = true
+		return nil
+	})
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.tables[partition] = s
+	return s, nil
+}
+
+// viewRecovered reports whether every partition of the table has been read to its end.
+func (a *attempt) viewRecovered() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.recovered) == int(a.partitions)
+}
+
+// get returns the state of a key as the view has it; nil without one.
+func (a *attempt) get(key string) ([]byte, error) {
+	a.mu.Lock()
+	s := a.tables[hash.Partition([]byte(key), a.partitions)]
+	a.mu.Unlock()
+	value, err := s.Get(key)
+	if err != nil || value == nil {
+		return nil, err
+	}
+	v, err := decodeValue(value)
+	return v.GetState(), err
+}
+
 func (a *attempt) newGroup(brokers []string, name, clientID string) (sarama.ConsumerGroup, error) {
 	c, err := a.settings.sarama()
 	if err != nil {
@@ -275,10 +312,4 @@ func (a *attempt) run(ctx context.Context) error {
 		}
 	})
 	return g.Wait()
-}
-
-// stateOf returns the state of a table value as goka hands it out.
-func stateOf(value any) []byte {
-	v, _ := value.(*rateguardv1.TableValue)
-	return v.GetState()
 }

@@ -108,7 +108,7 @@ func (r *Runner) Ready() error {
 	switch {
 	case a == nil && err != nil:
 		return fmt.Errorf("%w: %s: %w", ErrNotReady, r.graph.Name, err)
-	case a == nil || !a.processor.Recovered() || !a.view.Recovered():
+	case a == nil || !a.processor.Recovered() || !a.viewRecovered():
 		return fmt.Errorf("%w: %s is starting", ErrNotReady, r.graph.Name)
 	}
 	return nil
@@ -116,25 +116,15 @@ func (r *Runner) Ready() error {
 
 // State returns the group's state of a key, of any partition, as of the records that this
 // process has read; nil when the key has none. ErrNotReady says that the table is not read yet.
-func (r *Runner) State(ctx context.Context, key string) (state []byte, err error) {
+func (r *Runner) State(ctx context.Context, key string) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
 	a := r.current
 	r.mu.Unlock()
-	if a == nil || !a.view.Recovered() {
+	if a == nil || !a.viewRecovered() {
 		return nil, fmt.Errorf("reading %q of %s: %w", key, r.graph.Name, ErrNotReady)
 	}
-	// goka's Get dereferences a partition that is being closed or set up again.
-	defer func() {
-		if p := recover(); p != nil {
-			state, err = nil, fmt.Errorf("reading %q of %s: %w: %v", key, r.graph.Name, ErrNotReady, p)
-		}
-	}()
-	value, err := a.view.Get(key)
-	if err != nil {
-		return nil, fmt.Errorf("reading %q of %s: %w: %w", key, r.graph.Name, ErrNotReady, err)
-	}
-	return stateOf(value), nil
+	return a.get(key)
 }
