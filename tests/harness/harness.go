@@ -18,20 +18,34 @@ import (
 	"github.com/rateguard/rateguard/deploy/mockprovider"
 	"github.com/rateguard/rateguard/deploy/standalone"
 	"github.com/rateguard/rateguard/deploy/standalone/child"
+	"github.com/rateguard/rateguard/processors"
 )
 
 // System is a running RateGuard and the mock provider that its tenants' routes lead to.
 type System struct {
-	*standalone.System
-
-	ProxyURL string
-	Admin    *adminclient.Client
+	Endpoints
 	// Mock is outside of the system: it lives on when the system is stopped, and remembers everything.
-	Mock    *mockprovider.Provider
-	MockURL string
+	Mock *mockprovider.Provider
 
+	inner  *standalone.System
 	dir    string
 	stores stores
+}
+
+// Config returns the settings, with the URLs of all stores.
+func (s *System) Config() standalone.Config { return s.inner.Config() }
+
+// Processors returns the role that keeps the spend table.
+func (s *System) Processors() *processors.Server { return s.inner.Processors() }
+
+// Close stops everything in order.
+func (s *System) Close() error { return s.inner.Close() }
+
+// Endpoints is all that a client of RateGuard knows; MockURL is where its routes lead.
+type Endpoints struct {
+	ProxyURL string
+	Admin    *adminclient.Client
+	MockURL  string
 }
 
 // Main is what TestMain of every package that uses the harness calls: engines are children that
@@ -51,6 +65,21 @@ func New(tb testing.TB) *System {
 	tb.Helper()
 	mock := StartMock(tb)
 	s, err := start(tb.Context(), tb.TempDir(), testStores(tb), mock)
+	if err != nil {
+		tb.Fatalf("starting the system: %v", err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			tb.Errorf("stopping the system: %v", err)
+		}
+	})
+	return s
+}
+
+// Adopt starts a system on the data folder of one that ran as a process before, with embedded stores.
+func Adopt(tb testing.TB, dir string, mock Mock) *System {
+	tb.Helper()
+	s, err := start(tb.Context(), dir, stores{}, mock)
 	if err != nil {
 		tb.Fatalf("starting the system: %v", err)
 	}
@@ -131,8 +160,8 @@ func start(ctx context.Context, dir string, st stores, mock Mock) (*System, erro
 		return nil, fmt.Errorf("%w\n%s", err, text[max(0, len(text)-4000):])
 	}
 	return &System{
-		System: inner, ProxyURL: inner.ProxyURL(), Admin: adminclient.New(inner.AdminURL(), inner.AdminToken()),
-		Mock: mock.Provider, MockURL: mock.URL, dir: dir, stores: st,
+		inner: inner, Mock: mock.Provider, dir: dir, stores: st,
+		Endpoints: Endpoints{ProxyURL: inner.ProxyURL(), Admin: adminclient.New(inner.AdminURL(), inner.AdminToken()), MockURL: mock.URL},
 	}, nil
 }
 

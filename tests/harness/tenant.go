@@ -22,16 +22,22 @@ const InForceWithin = time.Second
 // Credential is the upstream credential of every tenant's routes.
 const Credential = "sk-upstream-credential"
 
+// HTTPCostUSD is what a request of the route "http" costs, HTTPCostNano the same in nano-USD.
+const (
+	HTTPCostUSD  = "0.002"
+	HTTPCostNano = 2_000_000
+)
+
 // Tenant is a workspace with the four demo routes to the mock provider and one key.
 type Tenant struct {
 	tb     testing.TB
-	system *System
+	system Endpoints
 	// ID is the workspace's, Key the secret of its key.
 	ID, Key, KeyID string
 }
 
 // Tenant makes a workspace of tb's own and waits until the proxy serves it.
-func (s *System) Tenant(tb testing.TB) *Tenant {
+func (s Endpoints) Tenant(tb testing.TB) *Tenant {
 	tb.Helper()
 	ctx := tb.Context()
 	w, err := s.Admin.CreateWorkspace(ctx, tb.Name())
@@ -40,7 +46,11 @@ func (s *System) Tenant(tb testing.TB) *Tenant {
 	}
 	t := &Tenant{tb: tb, system: s, ID: w.ID}
 	for _, provider := range []string{"openai", "anthropic", "gemini", "http"} {
-		t.Route(provider, adminclient.PutRoute{Provider: provider, BaseURL: s.MockURL})
+		r := adminclient.PutRoute{Provider: provider, BaseURL: s.MockURL}
+		if provider == "http" {
+			r.Cost = &adminclient.Cost{Mode: "per_request", USD: HTTPCostUSD}
+		}
+		t.Route(provider, r)
 	}
 	k, err := s.Admin.CreateKey(ctx, w.ID, adminclient.NewKey{Name: tb.Name()})
 	if err != nil {

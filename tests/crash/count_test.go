@@ -1,0 +1,302 @@
+package crash_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/rateguard/rateguard/deploy/mockprovider"
+	"github.com/rateguard/rateguard/schemas/envelope"
+	"github.com/rateguard/rateguard/tests/harness"
+	"github.com/rateguard/rateguard/tests/oracle"
+	"github.com/rateguard/rateguard/topics"
+)
+
+// row is a request as the analytics have it, entry as the ledger has it.
+type row struct {
+	id, key   string
+	cost      int64
+	estimated bool
+}
+
+type entry struct {
+	cost, bound int64
+	estimated   bool
+	kind        string
+}
+
+// count compares all that is known of a workspace's requests.
+type count struct {
+	t      *testing.T
+	system *harness.System
+	tenant *harness.Tenant
+	sent   map[string]sent
+	served map[string]mockprovider.Record
+
+	rows   []row
+	ledger map[string]entry
+}
+
+func newCount(t *testing.T, s *harness.System, tenant *harness.Tenant, all map[string]sent) *count {
+	t.Helper()
+	c := &count{t: t, system: s, tenant: tenant, sent: all, served: map[string]mockprovider.Record{}}
+	for _, r := range s.Mock.Served() {
+		if r.IdempotencyKey == "" {
+			continue
+		}
+		if _, ok := c.served[r.IdempotencyKey]; ok {
+			t.Errorf("the provider got request %s twice", r.IdempotencyKey)
+		}
+		c.served[r.IdempotencyKey] = r
+	}
+	return c
+}
+
+// await reads the stores until the log shows every reservation ended and they show as many requests.
+func (c *count) await() {
+	c.t.Helper()
+	harness.Eventually(c.t, 90*time.Second, func() error {
+		opened, open, err := c.log()
+		if err != nil {
+			return err
+		}
+		if open > 0 {
+			return fmt.Errorf("%d of %d reservations are open", open, opened)
+		}
+		if err := errors.Join(c.readRows(), c.readLedger()); err != nil {
+			return err
+		}
+		if len(c.rows) < opened || len(c.ledger) < opened {
+			return fmt.Errorf("%d reservations, but %d rows and %d entries of the ledger", opened, len(c.rows), len(c.ledger))
+		}
+		return nil
+	})
+}
+
+// log returns how many of the workspace's reservations the topic shows, and how many of them have no end.
+func (c *count) log() (opened, open int, err error) {
+	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
+	defer cancel()
+	client, err := kgo.NewClient(kgo.SeedBrokers(c.system.Config().Kafka.Seeds()...), kgo.ConsumeTopics(topics.Costs.Name), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer client.Close()
+	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, topics.Costs.Name)
+	if err != nil {
+		return 0, 0, err
+	}
+	var left int64
+	ends.Each(func(o kadm.ListedOffset) { left += o.Offset })
+	state := map[string]bool{}
+	for left > 0 {
+		fetches := client.PollFetches(ctx)
+		if err := errors.Join(ctx.Err(), fetches.Err()); err != nil {
+			return 0, 0, err
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			left--
+			e, err := envelope.Decode(r.Value)
+			if err != nil || string(r.Key) != c.tenant.ID {
+				return
+			}
+			if id := e.GetReservationOpened().GetReservationId(); id != "" {
+				state[id] = state[id]
+			}
+			for _, id := range []string{e.GetCostSettled().GetOutcome().GetReservationId(), e.GetReservationVoided().GetOutcome().GetReservationId(), e.GetReservationExpired().GetOutcome().GetReservationId()} {
+				if id != "" {
+					state[id] = true
+				}
+			}
+			for _, end := range e.GetProducerClosed().GetEnds() {
+				state[end.GetReservationId()] = true
+			}
+		})
+	}
+	for _, ended := range state {
+		if !ended {
+			open++
+		}
+	}
+	return len(state), open, nil
+}
+
+func (c *count) readRows() error {
+	options, err := clickhouse.ParseDSN(c.system.Config().ClickHouseURL)
+	if err != nil {
+		return err
+	}
+	conn, err := clickhouse.Open(options)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	found, err := conn.Query(c.t.Context(), "SELECT id, idempotency_key, toInt64(ifNull(cost_nano, -1)), estimated FROM requests WHERE workspace = ? AND decision = 'forwarded'", c.tenant.ID)
+	if err != nil {
+		return err
+	}
+	defer func(r driver.Rows) { _ = r.Close() }(found)
+	c.rows = nil
+	for found.Next() {
+		var r row
+		if err := found.Scan(&r.id, &r.key, &r.cost, &r.estimated); err != nil {
+			return err
+		}
+		c.rows = append(c.rows, r)
+	}
+	return found.Err()
+}
+
+func (c *count) readLedger() error {
+	ctx := c.t.Context()
+	conn, err := pgx.Connect(ctx, c.system.Config().PostgresURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	found, err := conn.Query(ctx, "SELECT request_id, revision, coalesce(cost_nano, -1), coalesce(bound_nano, -1), estimated, kind FROM ledger WHERE workspace = $1 ORDER BY revision", c.tenant.ID)
+	if err != nil {
+		return err
+	}
+	defer found.Close()
+	c.ledger = map[string]entry{}
+	for found.Next() {
+		var id string
+		var revision int
+		var e entry
+		if err := found.Scan(&id, &revision, &e.cost, &e.bound, &e.estimated, &e.kind); err != nil {
+			return err
+		}
+		if _, ok := c.ledger[id]; ok || revision != 1 {
+			c.t.Errorf("request %s is in the ledger more than once", id)
+		}
+		c.ledger[id] = e
+	}
+	return found.Err()
+}
+
+// check holds every request to the promise: exactly one row and one entry, equal to the nano-USD; exact where the
+// client got the answer whole, otherwise exact or an estimate that is marked and within the bound.
+func (c *count) check() {
+	c.t.Helper()
+	byKey, byID := map[string]row{}, map[string]bool{}
+	var rowSum, ledgerSum int64
+	whole, estimated := 0, 0
+	for _, r := range c.rows {
+		if byID[r.id] || byKey[r.key].id != "" {
+			c.t.Errorf("request %s (%s) has two rows", r.id, r.key)
+		}
+		byID[r.id], byKey[r.key] = true, r
+		rowSum += r.cost
+		e, ok := c.ledger[r.id]
+		switch {
+		case !ok:
+			c.t.Errorf("request %s is in the analytics and not in the ledger", r.id)
+		case e.cost != r.cost || e.estimated != r.estimated:
+			c.t.Errorf("request %s: the analytics say %d nano-USD (estimated %t), the ledger %d (%t)", r.id, r.cost, r.estimated, e.cost, e.estimated)
+		}
+		if r.estimated {
+			estimated++
+		}
+	}
+	for id, e := range c.ledger {
+		ledgerSum += e.cost
+		if !byID[id] {
+			c.t.Errorf("request %s is in the ledger and not in the analytics", id)
+		}
+	}
+	if rowSum != ledgerSum {
+		c.t.Errorf("the analytics sum up to %d nano-USD, the ledger to %d", rowSum, ledgerSum)
+	}
+	for key, s := range c.sent {
+		if s.whole {
+			whole++
+			c.checkWhole(key, s, byKey[key])
+		}
+	}
+	for key := range c.served {
+		c.checkServed(key, byKey[key])
+	}
+	c.checkTables(ledgerSum)
+	c.t.Logf("%d requests sent, %d answered whole, %d reached the provider, %d rows, %d of them estimated, %d nano-USD", len(c.sent), whole, len(c.served), len(c.rows), estimated, rowSum)
+	if whole < len(c.sent)/4 || whole == len(c.sent) {
+		c.t.Errorf("%d of %d requests were answered whole: the kills and the load did not meet", whole, len(c.sent))
+	}
+}
+
+func (c *count) checkWhole(key string, s sent, r row) {
+	if r.id == "" {
+		c.t.Errorf("request %s (%s) was answered whole and has no row", key, s.kind.name)
+		return
+	}
+	if r.id != s.id {
+		c.t.Errorf("request %s: the client was told id %s, the row has %s", key, s.id, r.id)
+	}
+	if want := c.want(key); r.cost != want || r.estimated {
+		c.t.Errorf("request %s (%s) was answered whole: got %d nano-USD (estimated %t), want exactly %d", key, s.kind.name, r.cost, r.estimated, want)
+	}
+}
+
+// checkServed holds a request that reached the provider to its row, whatever its client saw.
+func (c *count) checkServed(key string, r row) {
+	if r.id == "" {
+		c.t.Errorf("request %s reached the provider and has no row", key)
+		return
+	}
+	e := c.ledger[r.id]
+	if !r.estimated && r.cost != c.want(key) {
+		c.t.Errorf("request %s: got %d nano-USD, not marked estimated, want %d", key, r.cost, c.want(key))
+	}
+	if r.estimated && (e.bound < 0 || r.cost > e.bound || r.cost < 0) {
+		c.t.Errorf("request %s: the estimate is %d nano-USD, the bound %d", key, r.cost, e.bound)
+	}
+}
+
+// want is what the provider billed, by the oracle.
+func (c *count) want(key string) int64 {
+	r := c.served[key]
+	if r.Provider == "http" {
+		return harness.HTTPCostNano
+	}
+	nano, err := oracle.Nano(r.Model, oracle.Tokens{Input: r.Usage.Input, CacheRead: r.Usage.Cached, CacheWrite: r.Usage.CacheWrite, Output: r.Usage.Output})
+	if err != nil {
+		c.t.Errorf("request %s: %v", key, err)
+	}
+	return nano
+}
+
+// checkTables compares the sums that the processors and the balances keep.
+func (c *count) checkTables(want int64) {
+	c.t.Helper()
+	ctx := c.t.Context()
+	conn, err := pgx.Connect(ctx, c.system.Config().PostgresURL)
+	if err != nil {
+		c.t.Fatalf("connecting to Postgres: %v", err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	harness.Eventually(c.t, 30*time.Second, func() error {
+		var posted, reserved int64
+		if err := conn.QueryRow(ctx, "SELECT posted_nano::bigint, reserved_nano::bigint FROM balances WHERE workspace = $1 AND scope = 'total'", c.tenant.ID).Scan(&posted, &reserved); err != nil {
+			return err
+		}
+		if posted != want || reserved != 0 {
+			return fmt.Errorf("the balances say posted %d, reserved %d; want %d and 0", posted, reserved, want)
+		}
+		spend, err := c.system.Processors().Spend(ctx, c.tenant.ID)
+		if err != nil {
+			return err
+		}
+		if total := spend.GetTotal(); total.GetPostedNanoUsd() != want || total.GetReservedNanoUsd() != 0 {
+			return fmt.Errorf("the spend table says %v; want posted %d and reserved 0", total, want)
+		}
+		return nil
+	})
+}

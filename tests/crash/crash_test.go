@@ -1,0 +1,111 @@
+// Package crash_test kills the whole of `rateguard up` under load, again and again, and then
+// counts: what every client got, what the provider served, what the log, the ledger, the
+// analytics and the tables say.
+package crash_test
+
+import (
+	"context"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/rateguard/rateguard/tests/harness"
+)
+
+// settings of a run; `make soak` sets the long one.
+func lives(t *testing.T) (kills int, each time.Duration, rate int) {
+	t.Helper()
+	kills, each, rate = 3, 5*time.Second, 100
+	if s := os.Getenv("RATEGUARD_CRASH_KILLS"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatalf("RATEGUARD_CRASH_KILLS: %v", err)
+		}
+		kills, each, rate = n, 10*time.Second, 200
+	}
+	return kills, each, rate
+}
+
+func TestKillUnderLoadLosesAndRepeatsNothing(t *testing.T) {
+	kills, each, rate := lives(t)
+	mock := harness.StartMock(t)
+	p := newProcess(t)
+	p.start()
+	p.awaitReady()
+	target := p.endpoints(mock)
+	tenant := target.Tenant(t)
+	load := newTraffic(target, tenant.Key)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		load.run(ctx, rate)
+	}()
+	for life := range kills {
+		wait(t, each)
+		p.kill()
+		began := time.Now()
+		p.start()
+		p.awaitReady()
+		t.Logf("life %d: ready %s after the kill", life+2, time.Since(began).Round(time.Millisecond))
+	}
+	wait(t, each)
+	stop()
+	<-done
+	p.terminate()
+
+	s := harness.Adopt(t, p.dir, mock)
+	c := newCount(t, s, tenant, load.sent)
+	c.await()
+	c.check()
+}
+
+// TestTerminationUnderLoadFailsNothing stops the process as an operator does: what is in flight is answered whole.
+func TestTerminationUnderLoadFailsNothing(t *testing.T) {
+	mock := harness.StartMock(t)
+	p := newProcess(t)
+	p.start()
+	p.awaitReady()
+	target := p.endpoints(mock)
+	load := newTraffic(target, target.Tenant(t).Key)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		load.run(ctx, 100)
+	}()
+	wait(t, 3*time.Second)
+	p.terminate()
+	stop()
+	<-done
+	served := 0
+	for id, s := range load.sent {
+		switch {
+		case s.whole:
+			served++
+		case s.id != "":
+			t.Errorf("request %s (%s) had begun and was not finished: %v", id, s.kind.name, s.err)
+		}
+	}
+	if served < 100 {
+		t.Errorf("only %d requests were served before the end", served)
+	}
+	// What reached the provider was in flight too, though its client may have seen nothing yet.
+	for _, r := range mock.Served() {
+		if s := load.sent[r.IdempotencyKey]; r.Usage.Output > 0 && !s.whole {
+			t.Errorf("request %s (%s) was served by the provider and lost on the way: %v", r.IdempotencyKey, s.kind.name, s.err)
+		}
+	}
+}
+
+// wait lets load run for a while; the length of a load is not a condition that one could wait for.
+func wait(t *testing.T, d time.Duration) {
+	t.Helper()
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+	}
+}
