@@ -92,6 +92,7 @@ func (t *traffic) send(ctx context.Context, s *sent, id string) error {
 	r.GetBody = nil
 	r.Header.Set("Authorization", "Bearer "+t.key)
 	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Anthropic-Version", "2023-06-01")
 	r.Header.Set("Idempotency-Key", id)
 	r.Header.Set("X-Mock-Pace", "ttft=20ms,jitter=10ms,tps=400,chunk=4")
 	response, err := t.client.Do(r)
