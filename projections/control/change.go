@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/rateguard/rateguard/projections/problem"
 	"github.com/rateguard/rateguard/schemas/envelope"
@@ -125,15 +124,6 @@ func (c *change) publishPolicy(ctx context.Context) error {
 func (c *change) publishKey(ctx context.Context, k key) error {
 	event := &rateguardv1.Event{Body: &rateguardv1.Event_KeyRecord{KeyRecord: k.record()}}
 	return c.publish(ctx, topics.Keys, k.ID, event)
-}
-
-// digest returns the bytes by which two versions of a document are told apart.
-func digest(m proto.Message) ([]byte, error) {
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
-	if err != nil {
-		return nil, fmt.Errorf("encoding a document: %w", err)
-	}
-	return b, nil
 }
 
 // storeError is a 503 where Postgres does not answer, else a 500.

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -12,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/rateguard/rateguard/projections/problem"
 	"github.com/rateguard/rateguard/schemas/envelope"
@@ -25,8 +25,18 @@ const readPatience = time.Minute
 type document struct {
 	version uint64
 	sum     [sha256.Size]byte
+	// largest is the largest version that any record of the key had: consumers that run hold that one.
+	largest uint64
 	// tombstone: the record has no value.
 	tombstone bool
+}
+
+func newDocument(version uint64, m proto.Message) (document, error) {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return document{}, fmt.Errorf("encoding a document: %w", err)
+	}
+	return document{version: version, sum: sha256.Sum256(b), largest: version}, nil
 }
 
 // view follows the policies and keys topics. Whatever the version, the last record of a key counts: that is the one
@@ -99,32 +109,32 @@ func (v *view) reached(starts, ends kadm.ListedOffsets) bool {
 
 func (v *view) note(record *kgo.Record) {
 	v.next[record.Topic][record.Partition] = record.Offset + 1
-	docs := v.docs[record.Topic]
-	if len(record.Value) == 0 {
-		docs[string(record.Key)] = document{tombstone: true}
-		return
+	docs, key := v.docs[record.Topic], string(record.Key)
+	d := documentOf(record.Value)
+	d.largest = max(d.largest, docs[key].largest)
+	docs[key] = d
+}
+
+// documentOf reads a record. What cannot be read differs from everything, so that it is published again.
+func documentOf(value []byte) document {
+	if len(value) == 0 {
+		return document{tombstone: true}
 	}
-	event, err := envelope.Decode(record.Value)
+	event, err := envelope.Decode(value)
 	if err != nil {
-		docs[string(record.Key)] = document{} // differs from everything: it is published again
-		return
+		return document{}
 	}
-	d := document{}
+	var d document
 	switch {
 	case event.GetWorkspacePolicy() != nil:
-		d.version = event.GetWorkspacePolicy().GetVersion()
-		b, err := digest(event.GetWorkspacePolicy())
-		if err == nil {
-			d.sum = sha256.Sum256(b)
-		}
+		d, err = newDocument(event.GetWorkspacePolicy().GetVersion(), event.GetWorkspacePolicy())
 	case event.GetKeyRecord() != nil:
-		d.version = event.GetKeyRecord().GetVersion()
-		b, err := digest(event.GetKeyRecord())
-		if err == nil {
-			d.sum = sha256.Sum256(b)
-		}
+		d, err = newDocument(event.GetKeyRecord().GetVersion(), event.GetKeyRecord())
 	}
-	docs[string(record.Key)] = d
+	if err != nil {
+		return document{}
+	}
+	return d
 }
 
 // reconcile compares the topics with Postgres, at once and then each interval, and publishes what differs.
@@ -148,34 +158,40 @@ func (r *relay) reconcile(ctx context.Context) error {
 	}
 }
 
-// reconcileOnce reads the topics first and Postgres after: then Postgres is never behind for a good reason.
+// reconcileOnce reads Postgres, then the outbox, then the topics. In this order a document that Postgres showed and the outbox
+// did not is in the topics by the time they are read, so that what differs then differs for no good reason; only a
+// change that came meanwhile can mislead, and the repair looks again under the workspace's lock.
 func (r *relay) reconcileOnce(ctx context.Context, v *view) error {
-	if err := v.catchUp(ctx); err != nil {
+	policies, err := r.currentPolicies(ctx)
+	if err != nil {
+		return err
+	}
+	keys, err := r.currentKeys(ctx)
+	if err != nil {
 		return err
 	}
 	pending, err := r.pendingKeys(ctx)
 	if err != nil {
 		return err
 	}
+	if err := v.catchUp(ctx); err != nil {
+		return err
+	}
 	unknown := 0
 	for _, kind := range []struct {
 		topic  topics.Topic
-		query  string
-		repair func(ctx context.Context, id string, seen document) (bool, error)
+		known  map[string]document
+		repair func(ctx context.Context, id string, want, seen document) (bool, error)
 	}{
-		{topics.Policies, "SELECT id FROM control.workspaces", r.repairPolicy},
-		{topics.Keys, "SELECT id FROM control.keys", r.repairKey},
+		{topics.Policies, policies, r.repairPolicy},
+		{topics.Keys, keys, r.repairKey},
 	} {
-		known, err := r.ids(ctx, kind.query)
-		if err != nil {
-			return err
-		}
 		docs := v.docs[kind.topic.Name]
-		for _, id := range known {
-			if pending[kind.topic.Name+"\x00"+id] {
-				continue // on its way
+		for id, want := range kind.known {
+			if docs[id] == want || pending[kind.topic.Name+"\x00"+id] {
+				continue
 			}
-			repaired, err := kind.repair(ctx, id, docs[id])
+			repaired, err := kind.repair(ctx, id, want, docs[id])
 			if err != nil {
 				return err
 			}
@@ -184,7 +200,7 @@ func (r *relay) reconcileOnce(ctx context.Context, v *view) error {
 				r.server.log.Warn("topic and PostgreSQL differed", slog.String("topic", kind.topic.Name), slog.String("id", id))
 			}
 		}
-		unknown += countUnknown(docs, known)
+		unknown += countUnknown(docs, kind.known)
 	}
 	// They are left alone: a database that was restored or mistaken must not be able to revoke every key.
 	r.server.metrics.unknownKeys.Set(float64(unknown))
@@ -194,30 +210,63 @@ func (r *relay) reconcileOnce(ctx context.Context, v *view) error {
 	return r.forget(ctx)
 }
 
-func countUnknown(docs map[string]document, known []string) int {
-	set := make(map[string]bool, len(known))
-	for _, id := range known {
-		set[id] = true
-	}
+func countUnknown(docs, known map[string]document) int {
 	n := 0
 	for id, d := range docs {
-		if !d.tombstone && !set[id] {
+		if _, ok := known[id]; !ok && !d.tombstone {
 			n++
 		}
 	}
 	return n
 }
 
-func (r *relay) ids(ctx context.Context, query string) ([]string, error) {
-	rows, err := r.server.pool.Query(ctx, query)
+// currentPolicies returns what the topic should show of every workspace, by two queries for all of them.
+func (r *relay) currentPolicies(ctx context.Context) (map[string]document, error) {
+	all := map[string]document{}
+	err := pgx.BeginTxFunc(ctx, r.server.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, "SELECT "+workspaceColumns+" FROM control.workspaces")
+		if err != nil {
+			return err
+		}
+		workspaces, err := pgx.CollectRows(rows, scanWorkspace)
+		if err != nil {
+			return err
+		}
+		routes, err := readAllRoutes(ctx, tx)
+		if err != nil {
+			return err
+		}
+		for _, w := range workspaces {
+			policy := newPolicy(w, routes[w.ID])
+			if all[w.ID], err = newDocument(policy.GetVersion(), policy); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("listing configuration: %w", err)
+		return nil, fmt.Errorf("reading all policies: %w", err)
 	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return all, nil
+}
+
+// currentKeys does the same for keys.
+func (r *relay) currentKeys(ctx context.Context) (map[string]document, error) {
+	rows, err := r.server.pool.Query(ctx, "SELECT "+keyColumns+" FROM control.keys")
 	if err != nil {
-		return nil, fmt.Errorf("listing configuration: %w", err)
+		return nil, fmt.Errorf("reading all keys: %w", err)
 	}
-	return ids, nil
+	keys, err := pgx.CollectRows(rows, scanKey)
+	if err != nil {
+		return nil, fmt.Errorf("reading all keys: %w", err)
+	}
+	all := make(map[string]document, len(keys))
+	for _, k := range keys {
+		if all[k.ID], err = newDocument(k.record().GetVersion(), k.record()); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
 }
 
 // pendingKeys returns "topic NUL key" of everything in the outbox.
@@ -241,19 +290,22 @@ func (r *relay) pendingKeys(ctx context.Context) (map[string]bool, error) {
 	return pending, nil
 }
 
-// differs reports whether what the topic shows is not the document; ahead, whether consumers would refuse the
-// document because they know a version that is not older.
-func differs(seen document, version uint64, encoded []byte) (differs, ahead bool) {
-	sum := sha256.Sum256(encoded)
-	if !seen.tombstone && seen.version == version && bytes.Equal(seen.sum[:], sum[:]) {
+// verdict compares what the topic shows with a document as it is under its workspace's lock, where want is what Postgres showed
+// before the topic was read. ahead: consumers would refuse the document, because they know a version that is not older.
+func verdict(now, want, seen document) (publish, ahead bool) {
+	if now == seen {
 		return false, false
 	}
-	return true, seen.version >= version
+	ahead = seen.largest > now.version || !seen.tombstone && seen.version == now.version
+	if now != want && !ahead {
+		return false, false // changed meanwhile: the topic was read too early to tell
+	}
+	return true, ahead
 }
 
 // repairPolicy publishes a policy again if it is not what the topic shows. If the topic is ahead, as after a restore of
 // the database, the version is raised above the topic's.
-func (r *relay) repairPolicy(ctx context.Context, id string, seen document) (bool, error) {
+func (r *relay) repairPolicy(ctx context.Context, id string, want, seen document) (bool, error) {
 	repaired := false
 	err := r.server.transact(ctx, func(tx pgx.Tx) error {
 		w, err := readWorkspace(ctx, tx, id, "FOR UPDATE")
@@ -264,17 +316,17 @@ func (r *relay) repairPolicy(ctx context.Context, id string, seen document) (boo
 		if err != nil {
 			return err
 		}
-		encoded, err := digest(policy)
+		now, err := newDocument(policy.GetVersion(), policy)
 		if err != nil {
 			return err
 		}
-		differ, ahead := differs(seen, policy.GetVersion(), encoded)
-		if !differ {
+		publish, ahead := verdict(now, want, seen)
+		if !publish {
 			return nil
 		}
 		c := &change{tx: tx, server: r.server, ws: w, now: r.server.now()}
 		if ahead {
-			c.ws.PolicyVersion = int64(seen.version) //nolint:gosec // versions count from 1
+			c.ws.PolicyVersion = int64(seen.largest) //nolint:gosec // versions count from 1
 			if _, err := c.nextPolicy(ctx); err != nil {
 				return err
 			}
@@ -286,7 +338,7 @@ func (r *relay) repairPolicy(ctx context.Context, id string, seen document) (boo
 }
 
 // repairKey does the same for a key.
-func (r *relay) repairKey(ctx context.Context, id string, seen document) (bool, error) {
+func (r *relay) repairKey(ctx context.Context, id string, want, seen document) (bool, error) {
 	repaired := false
 	err := r.server.transact(ctx, func(tx pgx.Tx) error {
 		var ws string
@@ -301,18 +353,18 @@ func (r *relay) repairKey(ctx context.Context, id string, seen document) (bool, 
 		if err != nil {
 			return err
 		}
-		encoded, err := digest(k.record())
+		now, err := newDocument(k.record().GetVersion(), k.record())
 		if err != nil {
 			return err
 		}
-		differ, ahead := differs(seen, uint64(k.Version), encoded) //nolint:gosec // versions count from 1
-		if !differ {
+		publish, ahead := verdict(now, want, seen)
+		if !publish {
 			return nil
 		}
 		c := &change{tx: tx, server: r.server, ws: w, now: r.server.now()}
 		repaired = true
 		if ahead {
-			k.Version = int64(seen.version) //nolint:gosec // versions count from 1
+			k.Version = int64(seen.largest) //nolint:gosec // versions count from 1
 			return c.updateKey(ctx, &k)
 		}
 		return c.publishKey(ctx, k)
@@ -321,51 +373,4 @@ func (r *relay) repairKey(ctx context.Context, id string, seen document) (bool, 
 		return false, nil
 	}
 	return repaired, err
-}
-
-// forgetAfter is how long the rows of a deleted workspace stay. The history topics keep their records as long: until
-// then a late record could bring back what a tombstone has removed.
-const forgetAfter = 400 * 24 * time.Hour
-
-// forget deletes the rows of workspaces that were deleted long ago and writes the tombstones.
-func (r *relay) forget(ctx context.Context) error {
-	return r.server.transact(ctx, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, "SELECT id FROM control.workspaces WHERE deleted_at < $1 ORDER BY id LIMIT 10 FOR UPDATE", r.server.now().Add(-forgetAfter))
-		if err != nil {
-			return fmt.Errorf("looking for deleted workspaces: %w", err)
-		}
-		gone, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			return fmt.Errorf("looking for deleted workspaces: %w", err)
-		}
-		for _, ws := range gone {
-			if err := forgetWorkspace(ctx, tx, ws); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-func forgetWorkspace(ctx context.Context, tx pgx.Tx, ws string) error {
-	rows, err := tx.Query(ctx, "DELETE FROM control.keys WHERE workspace_id = $1 RETURNING id", ws)
-	if err != nil {
-		return fmt.Errorf("deleting keys: %w", err)
-	}
-	keys, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return fmt.Errorf("deleting keys: %w", err)
-	}
-	for _, id := range keys {
-		if err := enqueue(ctx, tx, outboxRow{topic: topics.Keys.Name, key: id}); err != nil {
-			return err
-		}
-	}
-	if _, err := tx.Exec(ctx, "DELETE FROM control.routes WHERE workspace_id = $1", ws); err != nil {
-		return fmt.Errorf("deleting routes: %w", err)
-	}
-	if _, err := tx.Exec(ctx, "DELETE FROM control.workspaces WHERE id = $1", ws); err != nil {
-		return fmt.Errorf("deleting a workspace: %w", err)
-	}
-	return enqueue(ctx, tx, outboxRow{topic: topics.Policies.Name, key: ws})
 }

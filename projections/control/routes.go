@@ -86,12 +86,6 @@ func (r route) document() *rateguardv1.Route {
 
 // readPolicy builds the published document of a workspace from what the querier sees.
 func readPolicy(ctx context.Context, q querier, w workspace) (*rateguardv1.WorkspacePolicy, error) {
-	p := &rateguardv1.WorkspacePolicy{
-		WorkspaceId: w.ID, Name: w.Name, Version: uint64(w.PolicyVersion), Deleted: w.DeletedAt != nil, //nolint:gosec // versions count from 1
-	}
-	if p.GetDeleted() {
-		return p, nil // nothing is routed any more, and credentials need not stay in the log
-	}
 	rows, err := q.Query(ctx, "SELECT "+routeColumns+" FROM control.routes WHERE workspace_id = $1 ORDER BY id", w.ID)
 	if err != nil {
 		return nil, fmt.Errorf("reading the routes: %w", err)
@@ -100,10 +94,45 @@ func readPolicy(ctx context.Context, q querier, w workspace) (*rateguardv1.Works
 	if err != nil {
 		return nil, fmt.Errorf("reading the routes: %w", err)
 	}
+	return newPolicy(w, routes), nil
+}
+
+// newPolicy makes the document of a workspace from its routes, which are in the order of their ids.
+func newPolicy(w workspace, routes []route) *rateguardv1.WorkspacePolicy {
+	p := &rateguardv1.WorkspacePolicy{
+		WorkspaceId: w.ID, Name: w.Name, Version: uint64(w.PolicyVersion), Deleted: w.DeletedAt != nil, //nolint:gosec // versions count from 1
+	}
+	if p.GetDeleted() {
+		return p // nothing is routed any more, and credentials need not stay in the log
+	}
 	for _, r := range routes {
 		p.Routes = append(p.Routes, r.document())
 	}
-	return p, nil
+	return p
+}
+
+// readAllRoutes returns the routes of every workspace, each in the order of their ids.
+func readAllRoutes(ctx context.Context, q querier) (map[string][]route, error) {
+	rows, err := q.Query(ctx, "SELECT workspace_id FROM control.routes ORDER BY workspace_id, id")
+	if err != nil {
+		return nil, fmt.Errorf("reading the routes: %w", err)
+	}
+	owners, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("reading the routes: %w", err)
+	}
+	if rows, err = q.Query(ctx, "SELECT "+routeColumns+" FROM control.routes ORDER BY workspace_id, id"); err != nil {
+		return nil, fmt.Errorf("reading the routes: %w", err)
+	}
+	routes, err := pgx.CollectRows(rows, scanRoute)
+	if err != nil {
+		return nil, fmt.Errorf("reading the routes: %w", err)
+	}
+	all := map[string][]route{}
+	for i, owner := range owners { // one snapshot: the two lists go together
+		all[owner] = append(all[owner], routes[i])
+	}
+	return all, nil
 }
 
 // readRoute returns a route; found is false where there is none.
