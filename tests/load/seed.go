@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,7 +18,7 @@ func seed(ctx context.Context, admin, upstream string) (secret string, err error
 		return "", err
 	}
 	base := admin + "/v1/workspaces/" + made.ID
-	if err := call(ctx, http.MethodPut, base+"/routes/openai", map[string]any{"provider": "openai", "base_url": upstream, "credential": "sk-load"}, nil); err != nil {
+	if err := call(ctx, http.MethodPut, base+"/routes/openai", map[string]any{"provider": "openai", "base_url": upstream, "credential": upstreamKey}, nil); err != nil {
 		return "", err
 	}
 	if err := call(ctx, http.MethodPost, base+"/keys", map[string]any{"name": "load"}, &made); err != nil {
@@ -42,7 +43,7 @@ func serves(ctx context.Context, j job) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for a first answer: status %d, %w", a.status, err)
+			return fmt.Errorf("waiting for a first answer: status %d: %w", a.status, errors.Join(ctx.Err(), err))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -23,6 +22,7 @@ import (
 	"github.com/rateguard/rateguard/deploy/standalone/redis"
 	"github.com/rateguard/rateguard/schemas/envelope"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/secret"
 	"github.com/rateguard/rateguard/topics"
 	"github.com/rateguard/rateguard/topics/provision"
 )
@@ -30,9 +30,12 @@ import (
 const (
 	workspace  = "ws_load"
 	adminToken = "load-0123456789abcdef0123456789abcdef"
-	key        = "rg_load0000000000000000000000000000"
-	completed  = `{"model":"gpt-4o-mini","messages":[{"role":"system","content":"You are terse."},{"role":"user","content":"Say what a ledger is, in one sentence."}],"max_tokens":64}`
-	streamed   = `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Say what a ledger is, in one sentence."}],"max_tokens":64,"stream":true,"stream_options":{"include_usage":true}}`
+	secretKey  = "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f"
+	// upstreamKey is what the provider takes: the mock refuses a gateway's own keys.
+	upstreamKey = "sk-load"
+	key         = "rg_load0000000000000000000000000000"
+	completed   = `{"model":"gpt-4o-mini","messages":[{"role":"system","content":"You are terse."},{"role":"user","content":"Say what a ledger is, in one sentence."}],"max_tokens":64}`
+	streamed    = `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Say what a ledger is, in one sentence."}],"max_tokens":64,"stream":true,"stream_options":{"include_usage":true}}`
 )
 
 // target is one thing under load.
@@ -81,7 +84,7 @@ func (s *stage) startUpstream(ctx context.Context) error {
 	if s.upstream, err = s.self("upstream", address); err != nil {
 		return err
 	}
-	s.targets = append(s.targets, target{name: "mock alone", address: address, key: key, process: s.upstream})
+	s.targets = append(s.targets, target{name: "mock alone", address: address, key: upstreamKey, process: s.upstream})
 	return answers(ctx, address)
 }
 
@@ -94,7 +97,7 @@ func (s *stage) startFloor(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.targets = append(s.targets, target{name: "bare ReverseProxy", address: address, key: key, process: p})
+	s.targets = append(s.targets, target{name: "bare ReverseProxy", address: address, key: upstreamKey, process: p})
 	return answers(ctx, address)
 }
 
@@ -124,7 +127,7 @@ func (s *stage) startProxy(ctx context.Context) error {
 	}
 	p, err := s.child("proxy", []string{
 		"RATEGUARD_PROXY_ADDR=" + address, "RATEGUARD_OPS_ADDR=" + ops, "RATEGUARD_DATA_DIR=" + filepath.Join(s.dir, "proxy"),
-		"RATEGUARD_SECRET_KEY=" + strings.Repeat("0f", 32), "RATEGUARD_KAFKA_BROKERS=" + broker.Brokers(), "RATEGUARD_REDIS_URL=" + store.URL(),
+		"RATEGUARD_SECRET_KEY=" + secretKey, "RATEGUARD_KAFKA_BROKERS=" + broker.Brokers(), "RATEGUARD_REDIS_URL=" + store.URL(),
 	}, filepath.Join(s.bin, "rateguard-proxy"))
 	if err != nil {
 		return err
@@ -145,8 +148,8 @@ func (s *stage) startUp(ctx context.Context) error {
 	data := filepath.Join(s.dir, "up")
 	p, err := s.child("up", []string{
 		"RATEGUARD_PROXY_ADDR=" + addresses[0], "RATEGUARD_ADMIN_ADDR=" + addresses[1], "RATEGUARD_OPS_ADDR=" + addresses[2],
-		"RATEGUARD_DATA_DIR=" + data, "RATEGUARD_MOCK_ADDR=", "RATEGUARD_DEMO=false", "RATEGUARD_ADMIN_TOKEN=" + adminToken,
-	}, filepath.Join(s.bin, "rateguard"), "up")
+		"RATEGUARD_DATA_DIR=" + data, "RATEGUARD_DEMO=false", "RATEGUARD_ADMIN_TOKEN=" + adminToken,
+	}, filepath.Join(s.bin, "rateguard"), "up", "--mock-addr=")
 	if err != nil {
 		return err
 	}
@@ -188,6 +191,11 @@ func publish(ctx context.Context, brokers, upstream string) error {
 		return fmt.Errorf("making the topics: %w", err)
 	}
 	sum := sha256.Sum256([]byte(key))
+	sealing, err := secret.ParseKey(secretKey)
+	if err != nil {
+		return fmt.Errorf("reading the secret key: %w", err)
+	}
+	sealed := secret.Seal(sealing, workspace, "openai", []byte(upstreamKey))
 	records := []struct {
 		topic topics.Topic
 		key   string
@@ -198,7 +206,7 @@ func publish(ctx context.Context, brokers, upstream string) error {
 		}}}},
 		{topics.Policies, workspace, &rateguardv1.Event{Body: &rateguardv1.Event_WorkspacePolicy{WorkspacePolicy: &rateguardv1.WorkspacePolicy{
 			WorkspaceId: workspace, Name: "load", Version: 1,
-			Routes: []*rateguardv1.Route{{Id: "openai", Provider: "openai", BaseUrl: upstream, TimeoutUs: 30e6, IdleTimeoutUs: 30e6}},
+			Routes: []*rateguardv1.Route{{Id: "openai", Provider: "openai", BaseUrl: upstream, CredentialSealed: sealed, TimeoutUs: 30e6, IdleTimeoutUs: 30e6}},
 		}}}},
 	}
 	for _, r := range records {
