@@ -26,19 +26,14 @@ type parts struct {
 	metrics prometheus.Registerer
 }
 
-// newChain is the life of a request, read from the bottom up: each step is made with the one behind it.
+// newChain is the life of a request, read from the top down: each step is made with the one behind it.
 // An error is returned up the chain and written once, by Server.serve.
 func newChain(p parts) call.Handler {
 	events := emit.New(p.log, p.slog, p.metrics)
-
-	// Open in the log, send, stream back and read the usage, end in the log. 503, 502, 504.
-	h := call.Handler(forward.New(p.forward, p.client, events, p.slog))
-	// Pin the price, bound the cost.
-	h = quote.New(p.view, p.metrics, h)
-	// Which route and what is asked: reads the body once. 404, 403, 413, 400.
-	h = intake.New(p.intake, h)
-	// One row for each request that comes here, whatever happens behind. After auth: a stranger cannot write to the log.
-	h = events.Step(h)
-	// Who is calling, with which policy. 401.
-	return auth.New(p.view, p.metrics, h)
+	return auth.New(p.view, p.metrics, // who is calling, with which policy: 401
+		events.Step( // one row for each request from here on, whatever happens below; after auth, so that a stranger cannot write to the log
+			intake.New(p.intake, // which route, what is asked; the body is read once: 404, 403, 413, 400
+				quote.New(p.view, p.metrics, // the price, pinned, and the bound of the cost
+					forward.New(p.forward, p.client, events, p.slog), // open in the log, send, stream back, end in the log: 503, 502, 504
+				))))
 }
