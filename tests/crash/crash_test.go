@@ -4,7 +4,6 @@
 package crash_test
 
 import (
-	"context"
 	"os"
 	"strconv"
 	"testing"
@@ -30,64 +29,48 @@ func lives(t *testing.T) (kills int, each time.Duration, rate int) {
 func TestKillUnderLoadLosesAndRepeatsNothing(t *testing.T) {
 	kills, each, rate := lives(t)
 	mock := harness.StartMock(t)
-	p := newProcess(t)
-	p.start()
-	p.awaitReady()
-	target := p.endpoints(mock)
+	p := harness.NewProcess(t, harness.StartStores(t))
+	p.Start()
+	p.AwaitReady()
+	target := p.Endpoints(mock)
 	tenant := target.Tenant(t)
-	load := newTraffic(target, tenant.Key)
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		load.run(ctx, rate)
-	}()
+	load := harness.StartTraffic(t, target, tenant.Key, rate)
 	for life := range kills {
 		wait(t, each)
-		p.kill()
+		p.Kill()
 		began := time.Now()
-		p.start()
-		p.awaitReady()
+		p.Start()
+		p.AwaitReady()
 		t.Logf("life %d: ready %s after the kill", life+2, time.Since(began).Round(time.Millisecond))
 	}
 	wait(t, each)
-	stop()
-	<-done
-	p.terminate()
+	sent := load.Stop()
+	p.Terminate()
 
-	s := harness.Adopt(t, p.dir, mock)
-	c := newCount(t, s, tenant, load.sent)
-	c.await()
-	c.check()
+	c := harness.NewCount(t, harness.Adopt(t, p, mock), tenant, sent)
+	if c.Whole < len(sent)/4 || c.Whole == len(sent) {
+		t.Errorf("%d of %d requests were answered whole: the kills and the load did not meet", c.Whole, len(sent))
+	}
 }
 
 // TestTerminationUnderLoadFailsNothing stops the process as an operator does: what is in flight is answered whole.
 func TestTerminationUnderLoadFailsNothing(t *testing.T) {
 	mock := harness.StartMock(t)
-	p := newProcess(t)
-	p.start()
-	p.awaitReady()
-	target := p.endpoints(mock)
-	load := newTraffic(target, target.Tenant(t).Key)
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		load.run(ctx, 100)
-	}()
+	p := harness.NewProcess(t, harness.StartStores(t))
+	p.Start()
+	p.AwaitReady()
+	target := p.Endpoints(mock)
+	load := harness.StartTraffic(t, target, target.Tenant(t).Key, 100)
 	wait(t, 3*time.Second)
-	p.terminate()
-	stop()
-	<-done
+	p.Terminate()
+	sent := load.Stop()
 	served := 0
-	for id, s := range load.sent {
+	for id, s := range sent {
 		switch {
-		case s.whole:
+		case s.Whole:
 			served++
-		case s.id != "":
-			t.Errorf("request %s (%s) had begun and was not finished: %v", id, s.kind.name, s.err)
+		case s.ID != "":
+			t.Errorf("request %s (%s) had begun and was not finished: %v", id, s.Kind, s.Err)
 		}
 	}
 	if served < 100 {
@@ -95,8 +78,8 @@ func TestTerminationUnderLoadFailsNothing(t *testing.T) {
 	}
 	// What reached the provider was in flight too, though its client may have seen nothing yet.
 	for _, r := range mock.Served() {
-		if s := load.sent[r.IdempotencyKey]; r.Usage.Output > 0 && !s.whole {
-			t.Errorf("request %s (%s) was served by the provider and lost on the way: %v", r.IdempotencyKey, s.kind.name, s.err)
+		if s := sent[r.IdempotencyKey]; r.Usage.Output > 0 && !s.Whole {
+			t.Errorf("request %s (%s) was served by the provider and lost on the way: %v", r.IdempotencyKey, s.Kind, s.Err)
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/rateguard/rateguard/deploy/standalone"
 	"github.com/rateguard/rateguard/deploy/standalone/child"
 	"github.com/rateguard/rateguard/processors"
+	"github.com/rateguard/rateguard/tests/harness/apachekafka"
 )
 
 // System is a running RateGuard and the mock provider that its tenants' routes lead to.
@@ -29,11 +30,14 @@ type System struct {
 
 	inner  *standalone.System
 	dir    string
-	stores stores
+	stores Stores
 }
 
 // Config returns the settings, with the URLs of all stores.
 func (s *System) Config() standalone.Config { return s.inner.Config() }
+
+// Broker returns the process of Apache Kafka; nil with embedded stores.
+func (s *System) Broker() *apachekafka.Broker { return s.stores.Broker }
 
 // Processors returns the role that keeps the spend table.
 func (s *System) Processors() *processors.Server { return s.inner.Processors() }
@@ -64,7 +68,7 @@ func Main(m *testing.M) {
 func New(tb testing.TB) *System {
 	tb.Helper()
 	mock := StartMock(tb)
-	s, err := start(tb.Context(), tb.TempDir(), testStores(tb), mock)
+	s, err := start(tb.Context(), tb.TempDir(), StartStores(tb), mock)
 	if err != nil {
 		tb.Fatalf("starting the system: %v", err)
 	}
@@ -76,10 +80,10 @@ func New(tb testing.TB) *System {
 	return s
 }
 
-// Adopt starts a system on the data folder of one that ran as a process before, with embedded stores.
-func Adopt(tb testing.TB, dir string, mock Mock) *System {
+// Adopt starts a system on what a process left.
+func Adopt(tb testing.TB, p *Process, mock Mock) *System {
 	tb.Helper()
-	s, err := start(tb.Context(), dir, stores{}, mock)
+	s, err := start(tb.Context(), p.Dir, p.stores, mock)
 	if err != nil {
 		tb.Fatalf("starting the system: %v", err)
 	}
@@ -138,11 +142,11 @@ func startMock(ctx context.Context) (Mock, func() error, error) {
 	return Mock{p, "http://" + l.Addr().String()}, func() error { cancel(); return <-done }, nil
 }
 
-func start(ctx context.Context, dir string, st stores, mock Mock) (*System, error) {
+func start(ctx context.Context, dir string, st Stores, mock Mock) (*System, error) {
 	cfg := standalone.Default()
 	cfg.DataDir = filepath.Join(dir, "data")
 	cfg.Demo, cfg.MockAddr = false, ""
-	cfg.RedisURL, cfg.PostgresURL, cfg.Kafka.Brokers = st.redis, st.postgres, st.kafka
+	cfg.RedisURL, cfg.PostgresURL, cfg.Kafka.Brokers = st.Redis, st.Postgres, st.Kafka
 	for _, l := range []*net.Listener{&cfg.Listeners.Proxy, &cfg.Listeners.Admin, &cfg.Listeners.Ops} {
 		var err error
 		if *l, err = (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {
@@ -192,7 +196,7 @@ func Shared(tb testing.TB) *System {
 		tb.Fatalf("starting the mock provider: %v", err)
 	}
 	shared.cleanup = append(shared.cleanup, func() error { return os.RemoveAll(dir) }, stop)
-	st, closeStores, err := sharedStores(ctx, dir)
+	st, closeStores, err := startStores(ctx, dir)
 	shared.cleanup = append(shared.cleanup, closeStores)
 	if err != nil {
 		tb.Fatalf("starting the stores: %v", err)

@@ -13,16 +13,20 @@ import (
 	"github.com/rateguard/rateguard/tests/harness/apachekafka"
 )
 
-// stores are the URLs of external stores; an empty one means the embedded store.
-type stores struct{ redis, postgres, kafka string }
+// Stores are the URLs of external stores; an empty one means the embedded store.
+type Stores struct {
+	Redis, Postgres, Kafka string
+	// Broker is the process behind Kafka, nil with embedded stores.
+	Broker *apachekafka.Broker
+}
 
 // Real reports whether the stores are to be real servers.
 func Real() bool { return os.Getenv("RATEGUARD_TEST_STORES") == "real" }
 
-// testStores starts what Real asks for, for the length of the test.
-func testStores(tb testing.TB) stores {
+// StartStores starts what Real asks for, for the length of the test.
+func StartStores(tb testing.TB) Stores {
 	tb.Helper()
-	st, stop, err := sharedStores(context.WithoutCancel(tb.Context()), tb.TempDir())
+	st, stop, err := startStores(context.WithoutCancel(tb.Context()), tb.TempDir())
 	tb.Cleanup(func() {
 		if err := stop(); err != nil {
 			tb.Errorf("stopping the stores: %v", err)
@@ -34,8 +38,8 @@ func testStores(tb testing.TB) stores {
 	return st
 }
 
-// sharedStores starts what Real asks for; stop is never nil.
-func sharedStores(ctx context.Context, dir string) (st stores, stop func() error, err error) {
+// startStores starts what Real asks for; stop is never nil.
+func startStores(ctx context.Context, dir string) (st Stores, stop func() error, err error) {
 	var stops []func() error
 	stop = func() error {
 		var errs []error
@@ -45,7 +49,7 @@ func sharedStores(ctx context.Context, dir string) (st stores, stop func() error
 		return errors.Join(errs...)
 	}
 	if !Real() {
-		return stores{}, stop, nil
+		return Stores{}, stop, nil
 	}
 	r, err := redis.Start(ctx, redis.Config{Dir: filepath.Join(dir, "redis"), NoFallback: true})
 	if err != nil {
@@ -62,5 +66,5 @@ func sharedStores(ctx context.Context, dir string) (st stores, stop func() error
 		return st, stop, fmt.Errorf("starting Apache Kafka: %w", err)
 	}
 	stops = append(stops, k.Close)
-	return stores{redis: r.URL(), postgres: p.URL(), kafka: k.Brokers()}, stop, nil
+	return Stores{Redis: r.URL(), Postgres: p.URL(), Kafka: k.Brokers(), Broker: k}, stop, nil
 }

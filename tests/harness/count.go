@@ -1,4 +1,4 @@
-package crash_test
+package harness
 
 import (
 	"context"
@@ -15,7 +15,6 @@ import (
 
 	"github.com/rateguard/rateguard/deploy/mockprovider"
 	"github.com/rateguard/rateguard/schemas/envelope"
-	"github.com/rateguard/rateguard/tests/harness"
 	"github.com/rateguard/rateguard/tests/oracle"
 	"github.com/rateguard/rateguard/topics"
 )
@@ -33,21 +32,28 @@ type entry struct {
 	kind        string
 }
 
-// count compares all that is known of a workspace's requests.
-type count struct {
-	t      *testing.T
-	system *harness.System
-	tenant *harness.Tenant
-	sent   map[string]sent
+// Count compares all that is known of a workspace's requests: what its clients got, what the provider
+// served, what the log, the ledger, the analytics and the tables say.
+type Count struct {
+	// Whole is how many requests were answered whole, Estimated how many have an estimated cost.
+	Whole, Estimated int
+
+	t      testing.TB
+	system *System
+	tenant *Tenant
+	sent   map[string]Sent
 	served map[string]mockprovider.Record
 
 	rows   []row
 	ledger map[string]entry
 }
 
-func newCount(t *testing.T, s *harness.System, tenant *harness.Tenant, all map[string]sent) *count {
+// NewCount waits until everything is accounted for, then holds every request to the promise: exactly one row
+// and one entry of the ledger, equal to the nano-USD; exact where the client got the answer whole, otherwise
+// exact or an estimate that is marked and within the bound.
+func NewCount(t testing.TB, s *System, tenant *Tenant, all map[string]Sent) *Count {
 	t.Helper()
-	c := &count{t: t, system: s, tenant: tenant, sent: all, served: map[string]mockprovider.Record{}}
+	c := &Count{t: t, system: s, tenant: tenant, sent: all, served: map[string]mockprovider.Record{}}
 	for _, r := range s.Mock.Served() {
 		if r.IdempotencyKey == "" {
 			continue
@@ -57,13 +63,15 @@ func newCount(t *testing.T, s *harness.System, tenant *harness.Tenant, all map[s
 		}
 		c.served[r.IdempotencyKey] = r
 	}
+	c.await()
+	c.check()
 	return c
 }
 
 // await reads the stores until the log shows every reservation ended and they show as many requests.
-func (c *count) await() {
+func (c *Count) await() {
 	c.t.Helper()
-	harness.Eventually(c.t, 90*time.Second, func() error {
+	Eventually(c.t, 90*time.Second, func() error {
 		opened, open, err := c.log()
 		if err != nil {
 			return err
@@ -82,7 +90,7 @@ func (c *count) await() {
 }
 
 // log returns how many of the workspace's reservations the topic shows, and how many of them have no end.
-func (c *count) log() (opened, open int, err error) {
+func (c *Count) log() (opened, open int, err error) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
 	defer cancel()
 	client, err := kgo.NewClient(kgo.SeedBrokers(c.system.Config().Kafka.Seeds()...), kgo.ConsumeTopics(topics.Costs.Name), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
@@ -129,7 +137,7 @@ func (c *count) log() (opened, open int, err error) {
 	return len(state), open, nil
 }
 
-func (c *count) readRows() error {
+func (c *Count) readRows() error {
 	options, err := clickhouse.ParseDSN(c.system.Config().ClickHouseURL)
 	if err != nil {
 		return err
@@ -155,7 +163,7 @@ func (c *count) readRows() error {
 	return found.Err()
 }
 
-func (c *count) readLedger() error {
+func (c *Count) readLedger() error {
 	ctx := c.t.Context()
 	conn, err := pgx.Connect(ctx, c.system.Config().PostgresURL)
 	if err != nil {
@@ -183,13 +191,10 @@ func (c *count) readLedger() error {
 	return found.Err()
 }
 
-// check holds every request to the promise: exactly one row and one entry, equal to the nano-USD; exact where the
-// client got the answer whole, otherwise exact or an estimate that is marked and within the bound.
-func (c *count) check() {
+func (c *Count) check() {
 	c.t.Helper()
 	byKey, byID := map[string]row{}, map[string]bool{}
 	var rowSum, ledgerSum int64
-	whole, estimated := 0, 0
 	for _, r := range c.rows {
 		if byID[r.id] || byKey[r.key].id != "" {
 			c.t.Errorf("request %s (%s) has two rows", r.id, r.key)
@@ -204,7 +209,7 @@ func (c *count) check() {
 			c.t.Errorf("request %s: the analytics say %d nano-USD (estimated %t), the ledger %d (%t)", r.id, r.cost, r.estimated, e.cost, e.estimated)
 		}
 		if r.estimated {
-			estimated++
+			c.Estimated++
 		}
 	}
 	for id, e := range c.ledger {
@@ -217,8 +222,8 @@ func (c *count) check() {
 		c.t.Errorf("the analytics sum up to %d nano-USD, the ledger to %d", rowSum, ledgerSum)
 	}
 	for key, s := range c.sent {
-		if s.whole {
-			whole++
+		if s.Whole {
+			c.Whole++
 			c.checkWhole(key, s, byKey[key])
 		}
 	}
@@ -226,27 +231,24 @@ func (c *count) check() {
 		c.checkServed(key, byKey[key])
 	}
 	c.checkTables(ledgerSum)
-	c.t.Logf("%d requests sent, %d answered whole, %d reached the provider, %d rows, %d of them estimated, %d nano-USD", len(c.sent), whole, len(c.served), len(c.rows), estimated, rowSum)
-	if whole < len(c.sent)/4 || whole == len(c.sent) {
-		c.t.Errorf("%d of %d requests were answered whole: the kills and the load did not meet", whole, len(c.sent))
-	}
+	c.t.Logf("%d requests sent, %d answered whole, %d reached the provider, %d rows, %d of them estimated, %d nano-USD", len(c.sent), c.Whole, len(c.served), len(c.rows), c.Estimated, rowSum)
 }
 
-func (c *count) checkWhole(key string, s sent, r row) {
+func (c *Count) checkWhole(key string, s Sent, r row) {
 	if r.id == "" {
-		c.t.Errorf("request %s (%s) was answered whole and has no row", key, s.kind.name)
+		c.t.Errorf("request %s (%s) was answered whole and has no row", key, s.Kind)
 		return
 	}
-	if r.id != s.id {
-		c.t.Errorf("request %s: the client was told id %s, the row has %s", key, s.id, r.id)
+	if r.id != s.ID {
+		c.t.Errorf("request %s: the client was told id %s, the row has %s", key, s.ID, r.id)
 	}
 	if want := c.want(key); r.cost != want || r.estimated {
-		c.t.Errorf("request %s (%s) was answered whole: got %d nano-USD (estimated %t), want exactly %d", key, s.kind.name, r.cost, r.estimated, want)
+		c.t.Errorf("request %s (%s) was answered whole: got %d nano-USD (estimated %t), want exactly %d", key, s.Kind, r.cost, r.estimated, want)
 	}
 }
 
 // checkServed holds a request that reached the provider to its row, whatever its client saw.
-func (c *count) checkServed(key string, r row) {
+func (c *Count) checkServed(key string, r row) {
 	if r.id == "" {
 		c.t.Errorf("request %s reached the provider and has no row", key)
 		return
@@ -261,10 +263,10 @@ func (c *count) checkServed(key string, r row) {
 }
 
 // want is what the provider billed, by the oracle.
-func (c *count) want(key string) int64 {
+func (c *Count) want(key string) int64 {
 	r := c.served[key]
 	if r.Provider == "http" {
-		return harness.HTTPCostNano
+		return HTTPCostNano
 	}
 	nano, err := oracle.Nano(r.Model, oracle.Tokens{Input: r.Usage.Input, CacheRead: r.Usage.Cached, CacheWrite: r.Usage.CacheWrite, Output: r.Usage.Output})
 	if err != nil {
@@ -274,7 +276,7 @@ func (c *count) want(key string) int64 {
 }
 
 // checkTables compares the sums that the processors and the balances keep.
-func (c *count) checkTables(want int64) {
+func (c *Count) checkTables(want int64) {
 	c.t.Helper()
 	ctx := c.t.Context()
 	conn, err := pgx.Connect(ctx, c.system.Config().PostgresURL)
@@ -282,7 +284,7 @@ func (c *count) checkTables(want int64) {
 		c.t.Fatalf("connecting to Postgres: %v", err)
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	harness.Eventually(c.t, 30*time.Second, func() error {
+	Eventually(c.t, 30*time.Second, func() error {
 		var posted, reserved int64
 		if err := conn.QueryRow(ctx, "SELECT posted_nano::bigint, reserved_nano::bigint FROM balances WHERE workspace = $1 AND scope = 'total'", c.tenant.ID).Scan(&posted, &reserved); err != nil {
 			return err

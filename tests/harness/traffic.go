@@ -1,4 +1,4 @@
-package crash_test
+package harness
 
 import (
 	"context"
@@ -7,9 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"testing"
 	"time"
-
-	"github.com/rateguard/rateguard/tests/harness"
 )
 
 // kind is one sort of request of the mix.
@@ -28,63 +27,93 @@ var mix = []kind{
 	{"http", "/http/anything", `{"text":"%s"}`, ""},
 }
 
-// sent is what the client knows of one request.
-type sent struct {
-	kind kind
-	// id is the gateway's; empty when no answer began.
-	id string
-	// whole says that the client got status 200 and the whole answer.
-	whole  bool
-	status int
-	err    error
+// Sent is what the client knows of one request.
+type Sent struct {
+	// Kind is the sort of request.
+	Kind string
+	// ID is the gateway's; empty when no answer began.
+	ID string
+	// Whole says that the client got status 200 and the whole answer; else Err says what went wrong.
+	Whole bool
+	Err   error
 }
 
-// traffic sends the mix at a fixed rate until it is stopped and remembers every request by its idempotency key.
-type traffic struct {
+// Traffic sends a mix of requests at a fixed rate and remembers every one.
+type Traffic struct {
 	client *http.Client
-	target harness.Endpoints
+	target Endpoints
 	key    string
 
-	mu   sync.Mutex // guards sent
-	sent map[string]sent
-	wg   sync.WaitGroup
+	mu     sync.Mutex // guards sent
+	sent   map[string]Sent
+	cancel context.CancelFunc
+	done   chan struct{}
 }
 
-func newTraffic(target harness.Endpoints, key string) *traffic {
-	return &traffic{
-		target: target, key: key, sent: map[string]sent{},
+// StartTraffic sends rate requests a second to target until Stop, or the end of the test.
+func StartTraffic(tb testing.TB, target Endpoints, key string, rate int) *Traffic {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(tb.Context())
+	t := &Traffic{
+		target: target, key: key, sent: map[string]Sent{}, cancel: cancel, done: make(chan struct{}),
 		client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 256}},
 	}
+	go func() {
+		defer close(t.done)
+		t.run(ctx, rate)
+	}()
+	tb.Cleanup(func() { t.Stop() })
+	return t
 }
 
-// run sends rate requests a second until ctx ends; answers that are still running are waited for.
-func (t *traffic) run(ctx context.Context, rate int) {
+// Stop sends no more, waits for the answers that are under way and returns every request by its idempotency key.
+func (t *Traffic) Stop() map[string]Sent {
+	t.cancel()
+	<-t.done
+	return t.sent
+}
+
+// Whole returns how many requests were answered whole so far.
+func (t *Traffic) Whole() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for _, s := range t.sent {
+		if s.Whole {
+			n++
+		}
+	}
+	return n
+}
+
+func (t *Traffic) run(ctx context.Context, rate int) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	ticker := time.NewTicker(time.Second / time.Duration(rate))
 	defer ticker.Stop()
 	for n := 0; ; n++ {
 		select {
 		case <-ctx.Done():
-			t.wg.Wait()
 			return
 		case <-ticker.C:
-			t.wg.Go(func() { t.one(context.WithoutCancel(ctx), n) })
+			wg.Go(func() { t.one(context.WithoutCancel(ctx), n) })
 		}
 	}
 }
 
-func (t *traffic) one(ctx context.Context, n int) {
+func (t *Traffic) one(ctx context.Context, n int) {
 	k := mix[n%len(mix)]
-	id := fmt.Sprintf("crash-%d", n)
-	s := sent{kind: k}
-	s.err = t.send(ctx, &s, id)
+	id := fmt.Sprintf("load-%d", n)
+	s := Sent{Kind: k.name}
+	s.Err = t.send(ctx, k, &s, id)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sent[id] = s
 }
 
-func (t *traffic) send(ctx context.Context, s *sent, id string) error {
-	body := fmt.Sprintf(s.kind.body, id+strings.Repeat(" word", len(id)%7))
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, t.target.ProxyURL+s.kind.path, strings.NewReader(body))
+func (t *Traffic) send(ctx context.Context, k kind, s *Sent, id string) error {
+	body := fmt.Sprintf(k.body, id+strings.Repeat(" word", len(id)%7))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, t.target.ProxyURL+k.path, strings.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -100,14 +129,14 @@ func (t *traffic) send(ctx context.Context, s *sent, id string) error {
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
-	s.id, s.status = response.Header.Get("X-Request-Id"), response.StatusCode
+	s.ID = response.Header.Get("X-Request-Id")
 	answer, err := io.ReadAll(response.Body)
 	if err != nil {
 		return err
 	}
 	tail := strings.TrimSpace(string(answer[max(0, len(answer)-200):]))
-	s.whole = response.StatusCode == http.StatusOK && strings.Contains(tail, s.kind.end)
-	if !s.whole {
+	s.Whole = response.StatusCode == http.StatusOK && strings.Contains(tail, k.end)
+	if !s.Whole {
 		return fmt.Errorf("status %d: %s", response.StatusCode, tail)
 	}
 	return nil

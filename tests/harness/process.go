@@ -1,4 +1,4 @@
-package crash_test
+package harness
 
 import (
 	"fmt"
@@ -13,16 +13,18 @@ import (
 	"time"
 
 	"github.com/rateguard/rateguard/deploy/adminclient"
-	"github.com/rateguard/rateguard/tests/harness"
 )
 
-const adminToken = "crash-0123456789abcdef0123456789abcdef"
+const processToken = "process-0123456789abcdef0123456789abcdef"
 
-// process is `rateguard up` as a user starts it, on addresses that stay the same over its lives.
-type process struct {
+// Process is `rateguard up` as a user starts it, on addresses that stay the same over its lives.
+type Process struct {
+	// Dir holds its log and, in the folder data, everything it keeps: what Adopt takes.
+	Dir string
+
 	tb        testing.TB
 	program   string
-	dir       string
+	stores    Stores
 	addresses [3]string
 	cmd       *exec.Cmd
 	exited    chan error
@@ -37,9 +39,10 @@ func build(tb testing.TB) string {
 	return program
 }
 
-func newProcess(tb testing.TB) *process {
+// NewProcess builds the program; Start starts it, with embedded stores where st names none.
+func NewProcess(tb testing.TB, st Stores) *Process {
 	tb.Helper()
-	p := &process{tb: tb, program: build(tb), dir: tb.TempDir()}
+	p := &Process{tb: tb, program: build(tb), stores: st, Dir: tb.TempDir()}
 	for i := range p.addresses {
 		l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 		if err != nil {
@@ -51,20 +54,22 @@ func newProcess(tb testing.TB) *process {
 	return p
 }
 
-func (p *process) endpoints(mock harness.Mock) harness.Endpoints {
-	return harness.Endpoints{ProxyURL: "http://" + p.addresses[0], Admin: adminclient.New("http://"+p.addresses[1], adminToken), MockURL: mock.URL}
+// Endpoints is where the process is reached in each of its lives.
+func (p *Process) Endpoints(mock Mock) Endpoints {
+	return Endpoints{ProxyURL: "http://" + p.addresses[0], Admin: adminclient.New("http://"+p.addresses[1], processToken), MockURL: mock.URL}
 }
 
-// start starts the process and returns; its output is kept in a file.
-func (p *process) start() {
+// Start starts the process and returns; its output is kept in a file.
+func (p *Process) Start() {
 	p.tb.Helper()
-	log, err := os.OpenFile(filepath.Join(p.dir, "process.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(filepath.Join(p.Dir, "process.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		p.tb.Fatalf("opening the log: %v", err)
 	}
 	defer func() { _ = log.Close() }()
-	p.cmd = exec.Command(p.program, "up", "--demo=false", "--mock-addr=", "--data-dir", filepath.Join(p.dir, "data"), //nolint:gosec,noctx // killed by the test
-		"--proxy-addr", p.addresses[0], "--admin-addr", p.addresses[1], "--ops-addr", p.addresses[2], "--admin-token", adminToken)
+	p.cmd = exec.Command(p.program, "up", "--demo=false", "--mock-addr=", "--data-dir", filepath.Join(p.Dir, "data"), //nolint:gosec,noctx // killed by the test
+		"--proxy-addr", p.addresses[0], "--admin-addr", p.addresses[1], "--ops-addr", p.addresses[2], "--admin-token", processToken,
+		"--redis-url", p.stores.Redis, "--postgres-url", p.stores.Postgres, "--kafka-brokers", p.stores.Kafka)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
@@ -75,10 +80,10 @@ func (p *process) start() {
 	go func(cmd *exec.Cmd) { exited <- cmd.Wait() }(p.cmd)
 }
 
-// awaitReady waits until the process says that it is ready.
-func (p *process) awaitReady() {
+// AwaitReady waits until the process says that it is ready.
+func (p *Process) AwaitReady() {
 	p.tb.Helper()
-	harness.Eventually(p.tb, 2*time.Minute, func() error {
+	Eventually(p.tb, 2*time.Minute, func() error {
 		select {
 		case err := <-p.exited:
 			p.tb.Fatalf("rateguard exited: %v\n%s", err, p.tail())
@@ -100,15 +105,15 @@ func (p *process) awaitReady() {
 	})
 }
 
-// kill ends the process as kill -9 does and checks that its engines went with it.
-func (p *process) kill() {
+// Kill ends the process as kill -9 does and checks that its engines went with it.
+func (p *Process) Kill() {
 	p.tb.Helper()
 	children := descendants(p.cmd.Process.Pid)
 	if err := p.cmd.Process.Kill(); err != nil {
 		p.tb.Fatalf("killing rateguard: %v", err)
 	}
 	<-p.exited
-	harness.Eventually(p.tb, 10*time.Second, func() error {
+	Eventually(p.tb, 10*time.Second, func() error {
 		for _, pid := range children {
 			if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !strings.Contains(string(stat), ") Z ") {
 				return fmt.Errorf("child %d is still there: %s", pid, stat)
@@ -118,8 +123,8 @@ func (p *process) kill() {
 	})
 }
 
-// terminate ends the process as an operator does and checks that it ends well.
-func (p *process) terminate() {
+// Terminate ends the process as an operator does and checks that it ends well.
+func (p *Process) Terminate() {
 	p.tb.Helper()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		p.tb.Fatalf("telling rateguard to stop: %v", err)
@@ -129,8 +134,8 @@ func (p *process) terminate() {
 	}
 }
 
-func (p *process) tail() string {
-	b, err := os.ReadFile(filepath.Join(p.dir, "process.log"))
+func (p *Process) tail() string {
+	b, err := os.ReadFile(filepath.Join(p.Dir, "process.log"))
 	if err != nil {
 		return err.Error()
 	}
