@@ -29,6 +29,7 @@ type settings struct {
 	rate        float64
 	streamRate  float64
 	streams     int64
+	soak        time.Duration
 }
 
 func main() {
@@ -60,7 +61,11 @@ func run(ctx context.Context) error {
 	flag.Float64Var(&s.rate, "rate", 1000, "requests a second of the open loop")
 	flag.Float64Var(&s.streamRate, "stream-rate", 200, "streams a second of the open loop")
 	flag.Int64Var(&s.streams, "streams", 5000, "streams of an instant upstream that none may cut")
+	flag.DurationVar(&s.soak, "soak", 0, "instead of all that, watch the proxy role's memory for so long")
 	flag.Parse()
+	if s.soak > 0 {
+		return soak(ctx, s)
+	}
 	return measure(ctx, s)
 }
 

@@ -98,18 +98,27 @@ func (p *process) peakMemory(whole bool) int64 {
 	}
 	var sum int64
 	for _, pid := range pids {
-		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(status)) {
-			if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-				kb, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-				sum += kb << 10
-			}
-		}
+		sum += statusBytes(pid, "VmHWM:")
 	}
 	return sum
+}
+
+// residentMemory returns the resident size of the process alone in bytes.
+func (p *process) residentMemory() int64 { return statusBytes(p.cmd.Process.Pid, "VmRSS:") }
+
+// statusBytes reads one line of a process's status, which is in kB; 0 when the process is gone.
+func statusBytes(pid int, name string) int64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, name); ok {
+			kb, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			return kb << 10
+		}
+	}
+	return 0
 }
 
 // statFields returns the fields of a stat file after the name, which may itself hold blanks.
