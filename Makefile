@@ -84,7 +84,12 @@ standalone-modules: ## Build each module alone: go.work hides an import in the w
 .PHONY: bench
 bench: build ## Measure the proxy against a bare reverse proxy; prints a table, writes JSON to bench/out
 	@mkdir -p bench/out
-	@go run ./tests/load
+	@go run ./tests/load -bin bin -out bench/out/load.json
+
+.PHONY: soak
+soak: build ## Kill everything each 10 s under 200 requests/s, then watch the proxy's memory for 10 minutes
+	@RATEGUARD_CRASH_KILLS=5 go test -count=1 -timeout 15m -v -run TestKill ./tests/crash
+	@go run ./tests/load -bin bin -soak 10m
 
 .PHONY: clean
 clean: ## Remove what was built; data and tools stay

@@ -53,7 +53,7 @@ func run(ctx context.Context) error {
 		}
 	}
 	var s settings
-	flag.StringVar(&s.bin, "bin", "../bin", "folder of the built programs")
+	flag.StringVar(&s.bin, "bin", "bin", "folder of the built programs")
 	flag.StringVar(&s.out, "out", "", "JSON file of the figures; empty: none")
 	flag.DurationVar(&s.duration, "duration", 4*time.Second, "length of one loop on one target")
 	flag.IntVar(&s.rounds, "rounds", 5, "how often each target has its turn; the medians are reported")
