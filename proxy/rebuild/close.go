@@ -23,6 +23,10 @@ const maxRestarts = 100
 // into the log in between moves its mark, and our ProducerClosed is ignored by everybody. Dead says that the
 // producer can write no more, since we hold its folder.
 func (r *Rebuilder) close(ctx context.Context, status *rateguardv1.ProducerStatus, dead bool) error {
+	// What an attempt before this one appended and did not see through has to be in the log that is read now.
+	if err := r.cfg.Spool.FlushOwn(ctx); err != nil {
+		return fmt.Errorf("closing producer %s: %w", status.GetProducerId(), err)
+	}
 	sc, err := r.newScanner(status)
 	if err != nil {
 		return err
@@ -93,10 +97,12 @@ func (r *Rebuilder) closings(s *state) ([]spool.Record, error) {
 
 // leftovers ends what stands in the log behind an accepted ProducerClosed, as records of our own: an old
 // disk that comes back after its producer was closed brings openings that nobody else can end, and
-// rows that the consumers dropped.
+// rows that the consumers dropped. Their event ids name the producer, so that whoever closes it again after a
+// crash finds them.
 func (r *Rebuilder) leftovers(s *state) ([]spool.Record, error) {
 	var records []spool.Record
-	add := func(topic topics.Topic, id string, e *rateguardv1.Event) error {
+	add := func(topic topics.Topic, id, of string, e *rateguardv1.Event) error {
+		e.Id = leftoverID(s.producer, of)
 		rec, err := record(topic, id, e)
 		records = append(records, rec)
 		return err
@@ -108,14 +114,15 @@ func (r *Rebuilder) leftovers(s *state) ([]spool.Record, error) {
 			if o.GetKind() == rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED {
 				e.Body = &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{Outcome: o}}
 			}
-			if err := add(topics.Costs, id, e); err != nil {
+			if err := add(topics.Costs, id, o.GetReservationId(), e); err != nil {
 				return nil, err
 			}
 			r.met.ended.Inc()
-			w.end(o) // our own records carry another producer id: the next scan does not see them
+			w.end(o)
 		}
 		for _, row := range w.rows() {
-			if err := add(topics.Requests, id, &rateguardv1.Event{Body: &rateguardv1.Event_RequestRecorded{RequestRecorded: row}}); err != nil {
+			e := &rateguardv1.Event{Body: &rateguardv1.Event_RequestRecorded{RequestRecorded: row}}
+			if err := add(topics.Requests, id, row.GetRequestId(), e); err != nil {
 				return nil, err
 			}
 			w.record(row, false)
@@ -151,12 +158,16 @@ func unnumbered(topic topics.Topic, key string, e *rateguardv1.Event) (spool.Rec
 	return rec, err
 }
 
+// record encodes an event and gives it an id where it has none.
 func record(topic topics.Topic, key string, e *rateguardv1.Event) (spool.Record, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return spool.Record{}, fmt.Errorf("minting event id: %w", err)
+	if e.GetId() == "" {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return spool.Record{}, fmt.Errorf("minting event id: %w", err)
+		}
+		e.Id = id.String()
 	}
-	e.Id, e.OccurredAtUnixUs = id.String(), time.Now().UnixMicro()
+	e.OccurredAtUnixUs = time.Now().UnixMicro()
 	if topic.Key == topics.ByWorkspace {
 		e.WorkspaceId = key
 	}

@@ -193,10 +193,12 @@ type books struct {
 	rows  map[string]*rateguardv1.RequestRecorded
 	// corrections by reservation: ends after the first that differ.
 	corrections map[string]int64
-	opened      int
-	ignored     int // ProducerClosed that were not taken
-	closed      int
-	closedIDs   map[string]bool
+	// ends counts what says how a reservation ended, whatever it says.
+	ends      map[string]int
+	opened    int
+	ignored   int // ProducerClosed that were not taken
+	closed    int
+	closedIDs map[string]bool
 }
 
 type cost struct {
@@ -207,7 +209,7 @@ type cost struct {
 
 func read(tb testing.TB, kafka broker.Config) *books {
 	tb.Helper()
-	b := &books{costs: map[string]cost{}, rows: map[string]*rateguardv1.RequestRecorded{}, corrections: map[string]int64{}, closedIDs: map[string]bool{}}
+	b := &books{costs: map[string]cost{}, rows: map[string]*rateguardv1.RequestRecorded{}, corrections: map[string]int64{}, ends: map[string]int{}, closedIDs: map[string]bool{}}
 	// First, so that what a closed status promises is in the topics read after it.
 	for _, rec := range fetch(tb, kafka, topics.Producers) {
 		e, err := envelope.Decode(rec.Value)
@@ -216,6 +218,7 @@ func read(tb testing.TB, kafka broker.Config) *books {
 	}
 	marks, accepted := map[string]uint64{}, map[string]bool{}
 	end := func(o *rateguardv1.Outcome) {
+		b.ends[o.GetReservationId()]++
 		if was, ok := b.costs[o.GetReservationId()]; ok {
 			if was.nano != o.GetCostNanoUsd() {
 				b.corrections[o.GetReservationId()] = o.GetCostNanoUsd()

@@ -130,14 +130,20 @@ func (r *Rebuilder) retire(seenIn string) {
 	})
 }
 
-// closePredecessors closes what earlier processes left in the folder, oldest first. The folder's lock is
-// ours, so they are dead; Redis is told where it answers and not waited for.
+// closePredecessors closes what earlier processes left in the folder, oldest first, once all of it is in the log:
+// a later one may have ended what an earlier one left. The folder's lock is ours, so they are dead; Redis is
+// told where it answers and not waited for.
 func (r *Rebuilder) closePredecessors(ctx context.Context) {
-	for _, id := range r.cfg.Spool.Predecessors() {
+	ids := r.cfg.Spool.Predecessors()
+	dead := make(map[string]spool.Predecessor, len(ids))
+	for _, id := range ids {
 		p, err := r.cfg.Spool.WaitPredecessor(ctx, id)
 		if err != nil {
 			return // only the context ends the wait
 		}
+		dead[id] = p
+	}
+	for _, id := range ids {
 		r.retry(ctx, id, func() error {
 			if r.redis != nil {
 				fctx, cancel := context.WithTimeout(ctx, r.cfg.Heartbeat)
@@ -146,7 +152,7 @@ func (r *Rebuilder) closePredecessors(ctx context.Context) {
 				}
 				cancel()
 			}
-			if err := r.close(ctx, p.Status, true); err != nil {
+			if err := r.close(ctx, dead[id].Status, true); err != nil {
 				return err
 			}
 			return r.cfg.Spool.Forget(id)

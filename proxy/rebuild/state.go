@@ -3,6 +3,7 @@ package rebuild
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -68,12 +69,16 @@ func (w *workspace) marks(topic string) *marks {
 
 // Fields of Event that concern looks at.
 const (
+	fieldID             protowire.Number = 1
 	fieldProducerID     protowire.Number = 3
 	fieldProducerClosed protowire.Number = 28
 )
 
-// concerns reports whether an encoded event is about the producer: written by it or closing somebody. Most
-// of the log is neither, and is not decoded.
+// leftoverID is the id of an event that ends something of a closed producer in another's name.
+func leftoverID(producer, of string) string { return "leftover/" + producer + "/" + of }
+
+// concerns reports whether an encoded event is about the producer: written by it, closing somebody, or ending
+// what stood behind its closing. Most of the log is none of these, and is not decoded.
 func (s *state) concerns(value []byte) bool {
 	for len(value) > 0 {
 		num, typ, n := protowire.ConsumeTag(value)
@@ -84,9 +89,9 @@ func (s *state) concerns(value []byte) bool {
 		if num == fieldProducerClosed {
 			return true
 		}
-		if num == fieldProducerID && typ == protowire.BytesType {
+		if (num == fieldProducerID || num == fieldID) && typ == protowire.BytesType {
 			id, n := protowire.ConsumeBytes(value)
-			if n >= 0 && string(id) == s.producer {
+			if n >= 0 && (num == fieldProducerID && string(id) == s.producer || num == fieldID && s.isLeftover(string(id))) {
 				return true
 			}
 		}
@@ -97,6 +102,8 @@ func (s *state) concerns(value []byte) bool {
 	}
 	return false
 }
+
+func (s *state) isLeftover(id string) bool { return strings.HasPrefix(id, leftoverID(s.producer, "")) }
 
 // apply takes one event of a topic, in the order of its partition.
 func (s *state) apply(topic, key string, e *rateguardv1.Event) {
@@ -109,13 +116,16 @@ func (s *state) apply(topic, key string, e *rateguardv1.Event) {
 		}
 		return
 	}
-	if e.GetProducerId() != s.producer || e.GetSequence() == 0 {
+	if !s.isLeftover(e.GetId()) && (e.GetProducerId() != s.producer || e.GetSequence() == 0) {
 		return
 	}
-	w := s.workspace(key)
-	m := w.marks(topic)
-	if !m.take(e.GetSequence()) {
-		return
+	w, refused := s.workspace(key), false
+	if !s.isLeftover(e.GetId()) { // those are numbered by another; a repeat of one changes nothing
+		m := w.marks(topic)
+		if !m.take(e.GetSequence()) {
+			return
+		}
+		refused = m.closed
 	}
 	switch b := e.GetBody().(type) {
 	case *rateguardv1.Event_ReservationOpened:
@@ -127,7 +137,7 @@ func (s *state) apply(topic, key string, e *rateguardv1.Event) {
 	case *rateguardv1.Event_ReservationExpired:
 		w.end(b.ReservationExpired.GetOutcome())
 	case *rateguardv1.Event_RequestRecorded:
-		w.record(b.RequestRecorded, m.closed)
+		w.record(b.RequestRecorded, refused)
 	default: // not part of a request's life
 	}
 }
