@@ -75,9 +75,12 @@ func (c *call) chooseFault() (fault, error) {
 }
 
 // abort closes the connection the only way that net/http offers to a handler. What was
-// written before goes out first: the rest of a buffered answer would go with the connection.
+// written before goes out first: the rest of a buffered answer would go with the connection. Where nothing was written
+// nothing goes out: a flush would send the head of an answer.
 func (c *call) abort() {
-	_ = http.NewResponseController(c.w).Flush()
+	if c.record.Status != 0 {
+		_ = http.NewResponseController(c.w).Flush()
+	}
 	panic(http.ErrAbortHandler)
 }
 

@@ -91,6 +91,9 @@ func TestFaultsInTheMiddle(t *testing.T) {
 			if (a.cut != nil) != tc.cut {
 				t.Errorf("client got error %v, want one: %t", a.cut, tc.cut)
 			}
+			if tc.fault == "reset" && a.status != 0 {
+				t.Errorf("client got status %d, want no answer at all", a.status)
+			}
 			records := ended(t, p, 2)
 			r := records[1]
 			if r.Finished != tc.finished || r.UsageReported != tc.reported {
