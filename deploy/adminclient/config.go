@@ -63,12 +63,13 @@ type Route struct {
 
 // PutRoute is what a route is set to. Credential nil keeps the one that is there.
 type PutRoute struct {
-	Provider   string           `json:"provider"`
-	BaseURL    string           `json:"base_url"`
-	Credential *string          `json:"credential,omitempty"`
-	Timeout    string           `json:"timeout,omitempty"`
-	Cost       *Cost            `json:"cost,omitempty"`
-	Weights    map[string]int64 `json:"weights,omitempty"`
+	Provider    string           `json:"provider"`
+	BaseURL     string           `json:"base_url"`
+	Credential  *string          `json:"credential,omitempty"`
+	Timeout     string           `json:"timeout,omitempty"`
+	IdleTimeout string           `json:"idle_timeout,omitempty"`
+	Cost        *Cost            `json:"cost,omitempty"`
+	Weights     map[string]int64 `json:"weights,omitempty"`
 }
 
 func in(workspace string, more ...string) string {
