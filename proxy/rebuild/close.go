@@ -37,7 +37,7 @@ func (r *Rebuilder) close(ctx context.Context, status *rateguardv1.ProducerStatu
 		if err := sc.toEnd(ctx); err != nil {
 			return err
 		}
-		records, err := r.closings(sc.state)
+		records, err := r.closings(sc.state, dead)
 		if err == nil && len(records) == 0 && dead {
 			records, err = r.leftovers(sc.state)
 		}
@@ -65,14 +65,15 @@ func (r *Rebuilder) close(ctx context.Context, status *rateguardv1.ProducerStatu
 }
 
 // closings makes the ProducerClosed records that are still missing: first all of the costs topic, then
-// all of the requests topic, since rows are made from ends that count.
-func (r *Rebuilder) closings(s *state) ([]spool.Record, error) {
+// all of the requests topic, since rows are made from ends that count. Where retention has left nothing that shows the
+// mark, no ProducerClosed would be taken: of a dead producer the missing rows are leftovers then.
+func (r *Rebuilder) closings(s *state, dead bool) ([]spool.Record, error) {
 	var records []spool.Record
 	for _, topic := range []topics.Topic{topics.Costs, topics.Requests} {
 		for _, id := range sorted(s.workspaces) {
 			w := s.workspaces[id]
 			m := w.marks(topic.Name)
-			if m.closed {
+			if m.closed || dead && w.trimmed && m == &w.requests && m.mark == 0 {
 				continue
 			}
 			c := &rateguardv1.ProducerClosed{ProducerId: s.producer, Mark: m.mark}

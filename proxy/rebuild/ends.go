@@ -57,6 +57,9 @@ func (c *call) ends() []*rateguardv1.Outcome {
 func (w *workspace) rows() []*rateguardv1.RequestRecorded {
 	var rows []*rateguardv1.RequestRecorded
 	for _, id := range sorted(w.calls) {
+		if c := w.calls[id]; c.row == nil && 0 < c.ended && c.ended < w.shown {
+			continue // the topic had it, before the first that it still has
+		}
 		if row := w.calls[id].missingRow(id); row != nil {
 			rows = append(rows, row)
 		}

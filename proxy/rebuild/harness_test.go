@@ -289,8 +289,11 @@ func fetch(tb testing.TB, kafka broker.Config, topic topics.Topic) []*kgo.Record
 	defer cancel()
 	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, topic.Name)
 	must(tb, err)
+	starts, err := kadm.NewClient(cl).ListStartOffsets(ctx, topic.Name)
+	must(tb, err)
 	want := int64(0)
 	ends.Each(func(o kadm.ListedOffset) { want += o.Offset })
+	starts.Each(func(o kadm.ListedOffset) { want -= o.Offset })
 	var got []*kgo.Record
 	for int64(len(got)) < want {
 		got = append(got, cl.PollFetches(ctx).Records()...)

@@ -51,14 +51,15 @@ func (r *Rebuilder) reap(ctx context.Context) {
 		for _, status := range gone {
 			if err := r.reapOne(ctx, status); err != nil && ctx.Err() == nil {
 				r.met.failures.Inc()
-				r.log.Error("closing gone producer", "producer_id", status.GetProducerId(), "error", err)
+				r.log.Error("closing gone producer", slog.String("producer_id", status.GetProducerId()), slog.Any("error", err))
 			}
 		}
 	}
 }
 
 func (r *Rebuilder) reapOne(ctx context.Context, status *rateguardv1.ProducerStatus) error {
-	r.log.Warn("closing a producer that is gone", "producer_id", status.GetProducerId(), "host", status.GetHost())
+	r.log.Warn("closing a producer that is gone", slog.String("producer_id", status.GetProducerId()),
+		slog.String("host", status.GetHost()))
 	if err := r.redis.Fence(ctx, status.GetProducerId(), r.cfg.Spool.ProducerID()); err != nil {
 		return err
 	}
@@ -116,7 +117,7 @@ func (r *Rebuilder) follow(ctx context.Context, ro *roster) {
 		)...)
 	}
 	if err != nil {
-		r.log.Error("reading producers", "error", fmt.Errorf("making Kafka client: %w", err))
+		r.log.Error("reading producers", slog.Any("error", fmt.Errorf("making Kafka client: %w", err)))
 		return
 	}
 	defer cl.Close()

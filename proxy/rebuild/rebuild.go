@@ -112,7 +112,7 @@ func (r *Rebuilder) beat(ctx context.Context) {
 			return
 		}
 		if err != nil && !failing {
-			r.log.Warn("producer heartbeat", "error", err)
+			r.log.Warn("producer heartbeat", slog.Any("error", err))
 		}
 		failing = err != nil
 		if !sleep(ctx, r.cfg.Heartbeat) {
@@ -124,7 +124,8 @@ func (r *Rebuilder) beat(ctx context.Context) {
 // retire stops admission under this id for good.
 func (r *Rebuilder) retire(seenIn string) {
 	r.once.Do(func() {
-		r.log.Error("this producer was closed by another process", "producer_id", r.cfg.Spool.ProducerID(), "seen_in", seenIn)
+		r.log.Error("this producer was closed by another process", slog.String("producer_id", r.cfg.Spool.ProducerID()),
+			slog.String("seen_in", seenIn))
 		r.cfg.Spool.Fence()
 		close(r.fenced)
 	})
@@ -148,7 +149,7 @@ func (r *Rebuilder) closePredecessors(ctx context.Context) {
 			if r.redis != nil {
 				fctx, cancel := context.WithTimeout(ctx, r.cfg.Heartbeat)
 				if err := r.redis.Fence(fctx, id, r.cfg.Spool.ProducerID()); err != nil {
-					r.log.Warn("fencing predecessor", "producer_id", id, "error", err)
+					r.log.Warn("fencing predecessor", slog.String("producer_id", id), slog.Any("error", err))
 				}
 				cancel()
 			}
@@ -168,7 +169,7 @@ func (r *Rebuilder) retry(ctx context.Context, id string, f func() error) {
 			return
 		}
 		r.met.failures.Inc()
-		r.log.Error("closing producer", "producer_id", id, "error", err)
+		r.log.Error("closing producer", slog.String("producer_id", id), slog.Any("error", err))
 		if !sleep(ctx, delay) {
 			return
 		}

@@ -3,6 +3,7 @@ package rebuild
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -24,11 +25,13 @@ type scanner struct {
 	state *state
 	// next is the offset behind what was applied, by topic and partition.
 	next map[string]map[int32]int64
+	// unknown are trimmed partitions of the requests topic whose oldest record is not read yet.
+	unknown map[int32]bool
 }
 
 func (r *Rebuilder) newScanner(status *rateguardv1.ProducerStatus) (*scanner, error) {
 	sc := &scanner{
-		state: newState(status.GetProducerId()),
+		state: newState(status.GetProducerId()), unknown: make(map[int32]bool),
 		next: map[string]map[int32]int64{
 			topics.Costs.Name: status.GetCostsOffsets(), topics.Requests.Name: status.GetRequestsOffsets(),
 		},
@@ -82,13 +85,38 @@ func (sc *scanner) toEnd(ctx context.Context) error {
 		return fmt.Errorf("listing end offsets: %w", err)
 	}
 	for topic, parts := range sc.next {
-		for p := range parts {
-			if s, ok := starts.Lookup(topic, p); ok {
-				parts[p] = max(parts[p], s.Offset)
+		for p, next := range parts {
+			if s, ok := starts.Lookup(topic, p); ok && s.Offset > next {
+				parts[p] = s.Offset
+				sc.trim(topic, p, ends)
 			}
 		}
 	}
-	for !sc.reached(ends) {
+	// How old the rows are that are left has to be known before the first end is seen.
+	if len(sc.unknown) > 0 {
+		sc.cl.PauseFetchTopics(topics.Costs.Name)
+		if err := sc.read(ctx, func() bool { return len(sc.unknown) == 0 }); err != nil {
+			return err
+		}
+		sc.cl.ResumeFetchTopics(topics.Costs.Name)
+	}
+	return sc.read(ctx, func() bool { return sc.reached(ends) })
+}
+
+// trim notes that retention took records that may be the producer's.
+func (sc *scanner) trim(topic string, p int32, ends kadm.ListedOffsets) {
+	if topic != topics.Requests.Name {
+		return
+	}
+	sc.state.trimmed[p] = math.MaxInt64 // nothing is left
+	if e, ok := ends.Lookup(topic, p); ok && sc.next[topic][p] < e.Offset {
+		sc.unknown[p] = true
+	}
+}
+
+// read applies what comes until done.
+func (sc *scanner) read(ctx context.Context, done func() bool) error {
+	for !done() {
 		fetches := sc.cl.PollFetches(ctx)
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("reading the log: %w", context.Cause(ctx))
@@ -114,6 +142,11 @@ func (sc *scanner) reached(ends kadm.ListedOffsets) bool {
 
 func (sc *scanner) apply(rec *kgo.Record) {
 	sc.next[rec.Topic][rec.Partition] = rec.Offset + 1
+	at := place{rec.Partition, rec.Timestamp.UnixMicro()}
+	if rec.Topic == topics.Requests.Name && sc.unknown[rec.Partition] {
+		sc.state.trimmed[rec.Partition] = at.at
+		delete(sc.unknown, rec.Partition)
+	}
 	if rec.Attrs.IsControl() || !sc.state.concerns(rec.Value) {
 		return
 	}
@@ -121,5 +154,5 @@ func (sc *scanner) apply(rec *kgo.Record) {
 	if err != nil {
 		return // its consumers send it to the dead letters; nothing to end can be read from it
 	}
-	sc.state.apply(rec.Topic, string(rec.Key), e)
+	sc.state.apply(rec.Topic, string(rec.Key), at, e)
 }

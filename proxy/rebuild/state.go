@@ -17,10 +17,23 @@ import (
 type state struct {
 	producer   string
 	workspaces map[string]*workspace
+	// trimmed holds the partitions of the requests topic whose retention has taken rows that may be the producer's,
+	// with the time of the oldest record that is left (µs).
+	trimmed map[int32]int64
+}
+
+// place is where a record stands: its partition, and when it was appended to its spool (µs). Both records of an end say the same time.
+type place struct {
+	partition int32
+	at        int64
 }
 
 type workspace struct {
 	costs, requests marks
+	// trimmed: rows of the producer may be gone from the topic of requests.
+	trimmed bool
+	// shown is the smallest sequence of an own end whose row is in the topic; 0: none. Rows are as ordered as ends.
+	shown uint64
 	// calls are the forwarded requests that still lack an end or a row.
 	calls map[string]*call
 }
@@ -31,6 +44,8 @@ type call struct {
 	row      *rateguardv1.RequestRecorded
 	// refused: the row came after the producer's Closed on the requests topic; consumers dropped it.
 	refused *rateguardv1.RequestRecorded
+	// ended is the sequence of the producer's own end on the costs topic; 0: it wrote none.
+	ended uint64
 }
 
 type attempt struct {
@@ -39,13 +54,14 @@ type attempt struct {
 }
 
 func newState(producer string) *state {
-	return &state{producer: producer, workspaces: make(map[string]*workspace)}
+	return &state{producer: producer, workspaces: make(map[string]*workspace), trimmed: make(map[int32]int64)}
 }
 
-func (s *state) workspace(key string) *workspace {
+func (s *state) workspace(key string, at place) *workspace {
 	w := s.workspaces[key]
 	if w == nil {
-		w = &workspace{calls: make(map[string]*call)}
+		_, trimmed := s.trimmed[at.partition] // a workspace has one partition number in both topics
+		w = &workspace{calls: make(map[string]*call), trimmed: trimmed}
 		s.workspaces[key] = w
 	}
 	return w
@@ -106,20 +122,20 @@ func (s *state) concerns(value []byte) bool {
 func (s *state) isLeftover(id string) bool { return strings.HasPrefix(id, leftoverID(s.producer, "")) }
 
 // apply takes one event of a topic, in the order of its partition.
-func (s *state) apply(topic, key string, e *rateguardv1.Event) {
+func (s *state) apply(topic, key string, at place, e *rateguardv1.Event) {
 	if hash.IsPartitionKey(key) {
 		return
 	}
 	if c := e.GetProducerClosed(); c != nil {
 		if c.GetProducerId() == s.producer {
-			s.applyClosed(topic, key, c)
+			s.applyClosed(topic, key, at, c)
 		}
 		return
 	}
 	if !s.isLeftover(e.GetId()) && (e.GetProducerId() != s.producer || e.GetSequence() == 0) {
 		return
 	}
-	w, refused := s.workspace(key), false
+	w, refused := s.workspace(key, at), false
 	if !s.isLeftover(e.GetId()) { // those are numbered by another; a repeat of one changes nothing
 		m := w.marks(topic)
 		if !m.take(e.GetSequence()) {
@@ -131,19 +147,19 @@ func (s *state) apply(topic, key string, e *rateguardv1.Event) {
 	case *rateguardv1.Event_ReservationOpened:
 		w.open(b.ReservationOpened)
 	case *rateguardv1.Event_CostSettled:
-		w.end(b.CostSettled.GetOutcome())
+		s.ownEnd(w, at, e, b.CostSettled.GetOutcome())
 	case *rateguardv1.Event_ReservationVoided:
-		w.end(b.ReservationVoided.GetOutcome())
+		s.ownEnd(w, at, e, b.ReservationVoided.GetOutcome())
 	case *rateguardv1.Event_ReservationExpired:
-		w.end(b.ReservationExpired.GetOutcome())
+		s.ownEnd(w, at, e, b.ReservationExpired.GetOutcome())
 	case *rateguardv1.Event_RequestRecorded:
 		w.record(b.RequestRecorded, refused)
 	default: // not part of a request's life
 	}
 }
 
-func (s *state) applyClosed(topic, key string, c *rateguardv1.ProducerClosed) {
-	w := s.workspace(key)
+func (s *state) applyClosed(topic, key string, at place, c *rateguardv1.ProducerClosed) {
+	w := s.workspace(key, at)
 	if !w.marks(topic).accept(c.GetMark()) {
 		return
 	}
@@ -152,6 +168,29 @@ func (s *state) applyClosed(topic, key string, c *rateguardv1.ProducerClosed) {
 	}
 	for _, row := range c.GetRows() {
 		w.record(row, false)
+	}
+}
+
+// ownEnd takes an end that an event carries. Its row stood beside it in the spool: where retention took rows of that
+// time, the row is taken for seen, or all that the producer ever served would be written again.
+func (s *state) ownEnd(w *workspace, at place, e *rateguardv1.Event, o *rateguardv1.Outcome) {
+	id := o.GetSubject().GetRequestId()
+	if w.trimmed && e.GetProducerId() == s.producer {
+		if at.at < s.trimmed[at.partition] {
+			delete(w.calls, id)
+			return
+		}
+		c := w.call(id)
+		c.ended = e.GetSequence()
+		w.show(c)
+	}
+	w.end(o)
+}
+
+// show notes an end whose row is in the topic.
+func (w *workspace) show(c *call) {
+	if w.trimmed && c.ended > 0 && c.row != nil && (w.shown == 0 || c.ended < w.shown) {
+		w.shown = c.ended
 	}
 }
 
@@ -191,6 +230,7 @@ func (w *workspace) record(row *rateguardv1.RequestRecorded, refused bool) {
 		c.refused = row
 	default:
 		c.row = row
+		w.show(c)
 	}
 	w.prune(row.GetRequestId(), c)
 }
