@@ -146,7 +146,7 @@ func (s *Server) Run(ctx context.Context) error {
 	flush, cancel := context.WithTimeout(back, s.cfg.FlushTimeout)
 	defer cancel()
 	if flushErr := s.spool.Flush(flush); flushErr != nil {
-		s.log.Warn("spool is not shipped whole; the next start ships the rest", "error", flushErr)
+		s.log.Warn("spool is not shipped whole; the next start ships the rest", slog.Any("error", flushErr))
 	}
 	stopShipping()
 	err = errors.Join(err, ship.Wait(), s.spool.Close(), s.redis.Close())
@@ -203,23 +203,21 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	c.ID = call.NewID(c.Start)
 	c.RouteID, c.Path, c.Dialect = call.Locate(r.URL.EscapedPath())
 	w.Header()["X-Request-Id"] = []string{c.ID}
-	// Without this the server closes a body at the answer's first flush, and with it, now and then, the answer.
-	if d, ok := w.(interface{ EnableFullDuplex() error }); ok {
-		_ = d.EnableFullDuplex() // only HTTP/1 has it, and only HTTP/1 needs it
-	}
 	err := s.run(c)
 	if err == nil {
 		return
 	}
 	if c.Result.HeadersSent || errors.Is(err, call.ErrAborted) {
-		s.log.Debug("answer was cut", "request_id", c.ID, "workspace", workspaceID(c), "error", err)
+		s.log.Debug("answer was cut", slog.String("request_id", c.ID),
+			slog.String("workspace", workspaceID(c)), slog.Any("error", err))
 		// The documented way to cut a connection: the client must not take what it has for the whole answer.
 		panic(http.ErrAbortHandler)
 	}
 	e := call.AsError(err)
 	s.errors.WithLabelValues(string(e.Code)).Inc()
 	if e.Code == call.Internal || e.Code == call.StoreUnavailable {
-		s.log.Error("request failed", "request_id", c.ID, "workspace", workspaceID(c), "code", string(e.Code), "error", err)
+		s.log.Error("request failed", slog.String("request_id", c.ID), slog.String("workspace", workspaceID(c)),
+			slog.String("code", string(e.Code)), slog.Any("error", err))
 	}
 	if e.Status == call.StatusClientGone {
 		return

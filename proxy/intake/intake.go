@@ -63,6 +63,7 @@ func (in *Intake) Serve(c *call.Call) error {
 		return err
 	}
 	defer release(body)
+	interleave(c.Writer)
 	c.Body = *body
 	if err := scan(c); err != nil {
 		return err
@@ -206,6 +207,15 @@ func badBody(c *call.Call, err error) error {
 		return &call.Error{Code: call.InvalidRequest, Status: call.StatusClientGone, Cause: err, Message: "The request body is incomplete."}
 	}
 	return &call.Error{Code: call.InvalidRequest, Cause: err, Message: "The request body cannot be read."}
+}
+
+// interleave keeps the server from closing the request's body at the answer's first flush, and with it, now and then, the
+// answer. It is for requests whose body is read: of any other the server would read the rest behind the answer, and then
+// trip over its own read on the connection's next request.
+func interleave(w http.ResponseWriter) {
+	if d, ok := w.(interface{ EnableFullDuplex() error }); ok {
+		_ = d.EnableFullDuplex() // only HTTP/1 has it, and only HTTP/1 needs it
+	}
 }
 
 func setReadDeadline(w http.ResponseWriter, t time.Time) {
