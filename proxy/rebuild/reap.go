@@ -3,6 +3,7 @@ package rebuild
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
