@@ -171,13 +171,13 @@ func scalar(fd protoreflect.FieldDescriptor, salt int) protoreflect.Value {
 	case protoreflect.DoubleKind:
 		return protoreflect.ValueOfFloat64(float64(n) / 8)
 	case protoreflect.Int32Kind:
-		return protoreflect.ValueOfInt32(int32(n)) //nolint:gosec // small by construction
+		return protoreflect.ValueOfInt32(int32(n))
 	case protoreflect.Int64Kind:
 		return protoreflect.ValueOfInt64(n << 32)
 	case protoreflect.Uint32Kind:
-		return protoreflect.ValueOfUint32(uint32(n)) //nolint:gosec // small by construction
+		return protoreflect.ValueOfUint32(uint32(n))
 	case protoreflect.Uint64Kind:
-		return protoreflect.ValueOfUint64(uint64(n) << 32) //nolint:gosec // positive by construction
+		return protoreflect.ValueOfUint64(uint64(n) << 32)
 	default:
 		panic("a field kind without a golden value: " + fd.Kind().String())
 	}

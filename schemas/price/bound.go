@@ -132,7 +132,7 @@ func (p Price) outputBound(d Declared) (int64, bool, error) {
 	if hi != 0 || lo > 1<<63-1 {
 		return 0, false, fmt.Errorf("bounding output of %s: %w", p.model, money.ErrOverflow)
 	}
-	return int64(lo), each > 0, nil //nolint:gosec // checked above
+	return int64(lo), each > 0, nil
 }
 
 func (d Declared) check() error {

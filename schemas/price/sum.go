@@ -82,5 +82,5 @@ func toNano(q uint64) (money.Nano, error) {
 	if q > math.MaxInt64 {
 		return 0, fmt.Errorf("%d nano-USD: %w", q, money.ErrOverflow)
 	}
-	return money.Nano(q), nil //nolint:gosec // checked above
+	return money.Nano(q), nil
 }

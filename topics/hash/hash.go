@@ -44,7 +44,7 @@ func Murmur2(key []byte) uint32 {
 
 // Partition returns the partition of a key among n, n > 0. The sign bit is masked as the Java client does.
 func Partition(key []byte, n int32) int32 {
-	return int32(Murmur2(key)&0x7fffffff) % n //nolint:gosec // masked to 31 bits
+	return int32(Murmur2(key)&0x7fffffff) % n
 }
 
 // PartitionKey returns a key that Partition maps to p among n, always the same one:

@@ -127,5 +127,5 @@ func Shards(ctx context.Context, client *kadm.Client) (int32, error) {
 			return 0, fmt.Errorf("%w: %s: %s is %d, %s has %d", ErrDiffers, name, fieldPartitions, len(d.Partitions), names[0], n)
 		}
 	}
-	return int32(n), nil //nolint:gosec // a number of partitions
+	return int32(n), nil
 }
