@@ -131,7 +131,9 @@ func (f *folding) closeProducer(c *rateguardv1.ProducerClosed) {
 		p = &rateguardv1.ProducerMark{ProducerId: c.GetProducerId()}
 		f.state.Producers = slices.Insert(f.state.Producers, i, p)
 	}
-	p.ClosedAtUnixUs = max(f.event.GetOccurredAtUnixUs(), 1)
+	// The fold's clock and not the event's: a clock that once was ahead would make every later closing look old.
+	p.ClosedAtUnixUs = max(f.state.GetLatestUnixUs(), 1)
+	cutClosedEnds(f.state, min(len(c.GetEnds()), maxClosedEnds))
 	for _, o := range c.GetEnds() {
 		f.firstEnd(o)
 		if len(p.GetClosedEnds()) == maxClosedEnds {

@@ -15,17 +15,19 @@ import (
 
 // Horizons of the state, measured in event time against the latest event of the workspace.
 const (
-	// closedHorizon is how long a closed producer's mark is kept.
+	// closedHorizon is how long a closed producer's mark is kept. That of one which is not closed is kept until it is:
+	// without it a repeat would count again, and its closing would be ignored.
 	closedHorizon = 7 * 24 * time.Hour
-	// idleHorizon is how long the mark of a producer is kept that was never closed: no spool ships that late.
+	// idleHorizon is the silence after which a mark that was never closed is the first to go where there are too many.
 	idleHorizon = 30 * 24 * time.Hour
 	// periodHorizon is how long a budget period stays after its successor began, for ends and spools that come late.
 	periodHorizon = 48 * time.Hour
 	// months is how many months are kept: the retention of the costs topic, rounded up.
 	months = 14
-	// maxHoles and maxClosedEnds bound one producer's part of the state.
+	// maxHoles bounds the holes of one producer; maxProducers and maxClosedEnds bound what a workspace holds of all of them.
 	maxHoles      = 64
-	maxClosedEnds = 512
+	maxProducers  = 256
+	maxClosedEnds = 1536
 )
 
 // foldBytes is Fold on encoded states, as the table holds them.
@@ -109,11 +111,51 @@ func prune(s *rateguardv1.SpendState) {
 		}
 	}
 	s.Producers = slices.DeleteFunc(s.Producers, func(p *rateguardv1.ProducerMark) bool {
-		if p.GetClosedAtUnixUs() != 0 {
-			return latest-max(p.GetClosedAtUnixUs(), p.GetLastSeenUnixUs()) > closedHorizon.Microseconds()
-		}
-		return latest-p.GetLastSeenUnixUs() > idleHorizon.Microseconds()
+		return p.GetClosedAtUnixUs() != 0 && latest-max(p.GetClosedAtUnixUs(), p.GetLastSeenUnixUs()) > closedHorizon.Microseconds()
 	})
+	for len(s.GetProducers()) > maxProducers {
+		least := slices.MinFunc(s.GetProducers(), func(a, b *rateguardv1.ProducerMark) int {
+			return cmp.Or(cmp.Compare(keeping(a, latest), keeping(b, latest)), cmp.Compare(lastWord(a), lastWord(b)), cmp.Compare(a.GetProducerId(), b.GetProducerId()))
+		})
+		i, _ := findProducer(s, least.GetProducerId())
+		s.Producers = slices.Delete(s.Producers, i, i+1)
+	}
+}
+
+// keeping says how much the mark of a producer is needed: one that is silent for long and was never closed, then a
+// closed one, then a living one.
+func keeping(p *rateguardv1.ProducerMark, latest int64) int {
+	switch {
+	case p.GetClosedAtUnixUs() != 0:
+		return 1
+	case latest-p.GetLastSeenUnixUs() > idleHorizon.Microseconds():
+		return 0
+	}
+	return 2
+}
+
+func lastWord(p *rateguardv1.ProducerMark) int64 {
+	return max(p.GetClosedAtUnixUs(), p.GetLastSeenUnixUs())
+}
+
+// cutClosedEnds makes room for n ends that a closing brings: those of the producers that were closed first go.
+func cutClosedEnds(s *rateguardv1.SpendState, n int) {
+	held := 0
+	byTime := slices.SortedStableFunc(slices.Values(s.GetProducers()), func(a, b *rateguardv1.ProducerMark) int {
+		return cmp.Compare(a.GetClosedAtUnixUs(), b.GetClosedAtUnixUs())
+	})
+	for _, p := range byTime {
+		held += len(p.GetClosedEnds())
+	}
+	for _, p := range byTime {
+		if held+n <= maxClosedEnds {
+			return
+		}
+		if c := len(p.GetClosedEnds()); c > 0 {
+			held -= c
+			p.ClosedEnds, p.ClosedEndsCut = nil, true
+		}
+	}
 }
 
 func prunePeriods(b *rateguardv1.BalanceSums, latest int64) {
