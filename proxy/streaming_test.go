@@ -130,7 +130,7 @@ func TestEndIsRecordedBeforeTheStreamIsWhole(t *testing.T) {
 			}
 		}
 	}()
-	text := func() string { return seen.Load().(string) } //nolint:forcetypeassert,errcheck // set above
+	text := func() string { return seen.Load().(string) } //nolint:forcetypeassert // set above
 	for !strings.Contains(text(), "wörld") {
 		select {
 		case <-t.Context().Done():

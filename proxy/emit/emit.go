@@ -72,7 +72,8 @@ func (e *Emitter) finish(c *call.Call, err error) {
 		r.HasCost, r.Cost = c.Quote.HasUnknown, c.Quote.Unknown
 	}
 	if endErr := e.End(c); endErr != nil {
-		e.slog.Error("end of a request is not recorded", "workspace", workspace(c), "request_id", c.ID, "error", endErr)
+		e.slog.Error("end of a request is not recorded", slog.String("workspace", workspace(c)),
+			slog.String("request_id", c.ID), slog.Any("error", endErr))
 	}
 }
 
@@ -119,7 +120,8 @@ func (e *Emitter) End(c *call.Call) error {
 	}
 	err = e.log.AppendEnd(outcome, row)
 	if errors.Is(err, spool.ErrUnsynced) {
-		e.slog.Warn("end of a request is not synced yet", "workspace", workspace(c), "request_id", c.ID, "error", err)
+		e.slog.Warn("end of a request is not synced yet", slog.String("workspace", workspace(c)),
+			slog.String("request_id", c.ID), slog.Any("error", err))
 		return nil
 	}
 	return err

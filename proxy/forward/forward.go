@@ -141,7 +141,8 @@ func (f *Forward) settle(c *call.Call, m *usage.Meter) {
 	}
 	cost, err := q.Price.Cost(r.Usage)
 	if err != nil {
-		f.slog.Error("usage has no cost, charging the bound", "workspace", c.Workspace.ID, "request_id", c.ID, "error", err)
+		f.slog.Error("usage has no cost, charging the bound", slog.String("workspace", c.Workspace.ID),
+			slog.String("request_id", c.ID), slog.Any("error", err))
 		r.Estimated, r.HasCost, r.Cost = true, q.Bounded, q.Bound
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -75,7 +76,8 @@ func (t *transfer) end(billable bool) error {
 		t.f.settle(t.c, &t.meter)
 	}
 	if err := t.f.log.End(t.c); err != nil {
-		t.f.slog.Error("end of a request is not recorded", "workspace", t.c.Workspace.ID, "request_id", t.c.ID, "error", err)
+		t.f.slog.Error("end of a request is not recorded", slog.String("workspace", t.c.Workspace.ID),
+			slog.String("request_id", t.c.ID), slog.Any("error", err))
 		return fmt.Errorf("%w: recording the end: %w", call.ErrAborted, err)
 	}
 	return nil

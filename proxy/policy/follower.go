@@ -70,9 +70,9 @@ func NewFollower(view *View, kafka broker.Config, path string, log *slog.Logger,
 	case err == nil:
 		f.pos = p
 		f.ready.Store(true)
-		log.Info("configuration is served from the snapshot", "age", time.Since(p.At).Round(time.Second).String())
+		log.Info("configuration is served from the snapshot", slog.String("age", time.Since(p.At).Round(time.Second).String()))
 	case !errors.Is(err, os.ErrNotExist):
-		log.Error("configuration snapshot is not used", "error", err)
+		log.Error("configuration snapshot is not used", slog.Any("error", err))
 	}
 	return f
 }
@@ -99,7 +99,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		}
 		// The same trouble is said once, not twice a second.
 		if text := err.Error(); text != last && !errors.Is(err, errTopicsChanged) {
-			f.log.Warn("configuration topics cannot be followed, trying again", "error", err)
+			f.log.Warn("configuration topics cannot be followed, trying again", slog.Any("error", err))
 			last = text
 		}
 		select {
@@ -225,7 +225,8 @@ func (f *Follower) take(fetches kgo.Fetches, r *reading) error {
 		changed, err := f.view.Apply(rec.Topic, string(rec.Key), rec.Value, f.generation)
 		if err != nil {
 			f.rejected.Inc()
-			f.log.Error("configuration record is ignored", "topic", rec.Topic, "partition", rec.Partition, "offset", rec.Offset, "error", err)
+			f.log.Error("configuration record is ignored", slog.String("topic", rec.Topic), slog.Int("partition", int(rec.Partition)),
+				slog.Int64("offset", rec.Offset), slog.Any("error", err))
 		}
 		f.pos.Topics[rec.Topic].Next[rec.Partition] = rec.Offset + 1
 		if end, ok := r.missing[rec.Topic][rec.Partition]; ok && rec.Offset+1 >= end {
@@ -303,7 +304,7 @@ func (f *Follower) persist(now bool) {
 	}
 	f.savedAt = time.Now()
 	if err := f.view.save(f.path, f.pos); err != nil {
-		f.log.Error("configuration snapshot is not saved", "error", err)
+		f.log.Error("configuration snapshot is not saved", slog.Any("error", err))
 		return
 	}
 	f.dirty = false

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -116,7 +117,7 @@ func (v *View) load(path string) (position, error) {
 			return position{}, errSnapshot
 		}
 		if _, err := v.Apply(string(topic), string(key), value, 0); err != nil {
-			v.log.Error("record of the configuration snapshot is ignored", "error", err)
+			v.log.Error("record of the configuration snapshot is ignored", slog.Any("error", err))
 		}
 	}
 	return p, nil

@@ -164,14 +164,14 @@ func (v *View) reprice() {
 			continue
 		}
 		if _, err := price.Default().With([]*rateguardv1.PriceHistory{e.history}); err != nil {
-			v.log.Error("price override is ignored", "key", k.key, "error", err)
+			v.log.Error("price override is ignored", slog.String("key", k.key), slog.Any("error", err))
 			continue
 		}
 		all = append(all, e.history)
 	}
 	catalogue, err := price.Default().With(all)
 	if err != nil {
-		v.log.Error("price overrides are ignored", "error", err)
+		v.log.Error("price overrides are ignored", slog.Any("error", err))
 		return
 	}
 	v.prices.Store(catalogue)
@@ -250,7 +250,8 @@ func (v *View) newRoute(workspace string, r *rateguardv1.Route) *call.Route {
 		out.Credential = string(plain)
 	}
 	if out.Broken != "" {
-		v.log.Error("route cannot be used", "workspace", workspace, "route", out.ID, "reason", out.Broken)
+		v.log.Error("route cannot be used", slog.String("workspace", workspace),
+			slog.String("route", out.ID), slog.String("reason", out.Broken))
 	}
 	return out
 }

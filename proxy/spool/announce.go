@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"time"
 
@@ -34,7 +35,7 @@ func (s *Spool) announce(ctx context.Context, f *folder) bool {
 			return false
 		}
 		if delay == backoffMin {
-			s.log.Warn("announcing producer, trying on", "producer_id", f.id, "error", err)
+			s.log.Warn("announcing producer, trying on", slog.String("producer_id", f.id), slog.Any("error", err))
 		}
 		if !sleep(ctx, delay) {
 			return false
@@ -124,7 +125,7 @@ func (s *Spool) produceStatus(ctx context.Context, cl *kgo.Client, f *folder) er
 func (s *Spool) status(f *folder) *rateguardv1.ProducerStatus {
 	host := s.cfg.Host
 	if host == "" {
-		host, _ = os.Hostname() //nolint:errcheck // the name is for people; empty is fine
+		host, _ = os.Hostname()
 	}
 	return &rateguardv1.ProducerStatus{
 		ProducerId: f.id, Host: host, StartedAtUnixUs: f.meta.StartedAtUnixUS,
@@ -145,7 +146,7 @@ func (s *Spool) appendStarted(ctx context.Context) {
 		if errors.Is(err, ErrClosed) {
 			return
 		}
-		s.log.Warn("appending producer started, trying on", "partition", p, "error", err)
+		s.log.Warn("appending producer started, trying on", slog.Int("partition", int(p)), slog.Any("error", err))
 		if !sleep(ctx, backoffMax) {
 			return
 		}

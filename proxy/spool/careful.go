@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -76,8 +77,8 @@ func (sh *shipper) skip(ctx context.Context, r *stored, at int64, cause error) e
 	}
 	sh.s.met.quarantined.Inc()
 	sh.s.met.quarantinedCount.Add(1)
-	sh.s.log.Error("record refused by the broker, quarantined", "topic", string(r.topic), "key", string(r.key),
-		"producer_id", sh.f.id, "sequence", r.sequence, "bytes", len(r.value), "error", cause)
+	sh.s.log.Error("record refused by the broker, quarantined", slog.String("topic", string(r.topic)), slog.String("key", string(r.key)),
+		slog.String("producer_id", sh.f.id), slog.Uint64("sequence", r.sequence), slog.Int("bytes", len(r.value)), slog.Any("error", cause))
 	if t := string(r.topic); r.sequence == 0 || t != topics.Costs.Name && t != topics.Requests.Name {
 		return nil // nobody counts
 	}
@@ -131,7 +132,6 @@ func (s *Spool) quarantine(producer string, r *stored, cause error) (err error) 
 	if err != nil {
 		return fmt.Errorf("quarantining record: %w", err)
 	}
-	//nolint:gosec // the folder is the operator's setting
 	f, err := os.OpenFile(filepath.Join(s.cfg.Dir, quarantineName), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("quarantining record: %w", err)

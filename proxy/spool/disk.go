@@ -62,7 +62,7 @@ func (osDisk) Allocate(path string, size int64) (err error) {
 	}
 	if err := allocate(f, st.Size(), size); err != nil {
 		// A half-grown ballast would be taken for room that the accounting knows of.
-		_ = f.Truncate(st.Size()) //nolint:errcheck // the error of growing is the one to report
+		_ = f.Truncate(st.Size())
 		return fmt.Errorf("growing ballast: %w", err)
 	}
 	return nil

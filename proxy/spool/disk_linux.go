@@ -8,7 +8,7 @@ import (
 )
 
 func allocate(f *os.File, from, to int64) error {
-	err := syscall.Fallocate(int(f.Fd()), 0, from, to-from) //nolint:gosec // a file descriptor fits an int
+	err := syscall.Fallocate(int(f.Fd()), 0, from, to-from)
 	if errors.Is(err, syscall.EOPNOTSUPP) {
 		return fill(f, from, to)
 	}

@@ -143,7 +143,7 @@ func openPredecessor(dir, id string, log *slog.Logger) (*folder, error) {
 	if err != nil || f.meta.ProducerID != id {
 		// Killed before the file was written, or a disk gone bad: the id is the folder's name.
 		f.lost = true
-		log.Warn("spool producer file unreadable", "producer_id", id, "error", err)
+		log.Warn("spool producer file unreadable", slog.String("producer_id", id), slog.Any("error", err))
 		f.meta = producerFile{ProducerID: id}
 	}
 	segments, err := f.segments()
@@ -174,7 +174,8 @@ func (f *folder) scan(last uint64, log *slog.Logger) error {
 	for {
 		fr, ok, err := r.next(limit)
 		if errors.Is(err, errTorn) {
-			log.Warn("spool tail torn, cut at the last whole frame", "producer_id", f.id, "segment", last, "offset", r.pos.offset, "cut_bytes", st.Size()-r.pos.offset)
+			log.Warn("spool tail torn, cut at the last whole frame", slog.String("producer_id", f.id), slog.Uint64("segment", last),
+				slog.Int64("offset", r.pos.offset), slog.Int64("cut_bytes", st.Size()-r.pos.offset))
 			if err := os.Truncate(path, r.pos.offset); err != nil {
 				return fmt.Errorf("cutting torn tail: %w", err)
 			}

@@ -171,7 +171,7 @@ func (f *folder) loadCheckpoint(log *slog.Logger) position {
 	var sum uint32
 	_, err = fmt.Sscanf(string(b), "%d %d %x", &at.segment, &at.offset, &sum)
 	if err != nil || sum != crc32.Checksum(fmt.Appendf(nil, "%d %d", at.segment, at.offset), castagnoli) {
-		log.Warn("spool checkpoint unreadable, shipping from the start", "producer_id", f.id)
+		log.Warn("spool checkpoint unreadable, shipping from the start", slog.String("producer_id", f.id))
 		return first
 	}
 	return at

@@ -36,7 +36,7 @@ func (r *reader) seek(at position) {
 
 func (r *reader) close() {
 	if r.file != nil {
-		_ = r.file.Close() //nolint:errcheck // opened for reading
+		_ = r.file.Close()
 	}
 	r.file, r.buf = nil, nil
 }
@@ -68,7 +68,8 @@ func (r *reader) next(limit position) (frame, bool, error) {
 		}
 		f, ok, err := r.read(end)
 		if errors.Is(err, errTorn) && r.pos.segment < limit.segment {
-			r.log.Error("spool segment corrupt, rest of it skipped", "folder", r.dir, "segment", r.pos.segment, "offset", r.pos.offset)
+			r.log.Error("spool segment corrupt, rest of it skipped", slog.String("folder", r.dir),
+				slog.Uint64("segment", r.pos.segment), slog.Int64("offset", r.pos.offset))
 			r.skip()
 			continue
 		}

@@ -92,7 +92,7 @@ func (sh *shipper) run(ctx context.Context) {
 			return
 		}
 		sh.s.met.sessions.Inc()
-		sh.s.log.Error("shipping spool", "producer_id", sh.f.id, "error", err)
+		sh.s.log.Error("shipping spool", slog.String("producer_id", sh.f.id), slog.Any("error", err))
 		if before != sh.f.shippedTo() {
 			delay = backoffMin
 		}
@@ -127,7 +127,7 @@ func (sh *shipper) housekeep() {
 	freed, rerr := sh.f.removeShipped()
 	sh.s.used.Add(-freed)
 	if err = errors.Join(err, rerr); err != nil {
-		sh.s.log.Warn("keeping spool folder", "producer_id", sh.f.id, "error", err)
+		sh.s.log.Warn("keeping spool folder", slog.String("producer_id", sh.f.id), slog.Any("error", err))
 	}
 }
 

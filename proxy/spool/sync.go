@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -111,7 +112,7 @@ func (y *syncer) pass() {
 	if err != nil {
 		// The kernel may have dropped the pages: a second fsync would lie. The frames stand in the file
 		// and are shipped; only their life over a power cut is unknown.
-		y.s.log.Error("syncing spool", "error", err)
+		y.s.log.Error("syncing spool", slog.Any("error", err))
 		err = fmt.Errorf("%w: %w", ErrUnsynced, err)
 	}
 	if group != nil {

@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	log.Info("started", "addr", s.Addr())
+	log.Info("started", slog.String("addr", s.Addr()))
 	// Health and metrics are served until the proxy has drained.
 	running, cancelRun := context.WithCancel(ctx)
 	defer cancelRun()

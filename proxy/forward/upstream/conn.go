@@ -70,8 +70,8 @@ func (cn *conn) alive() bool {
 // peek notes that there is nothing to read and no end.
 func (cn *conn) peek(fd uintptr) {
 	var b [1]byte
-	_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT) //nolint:gosec // a file descriptor is small
-	cn.peeked = err == syscall.EAGAIN                                                   //nolint:errorlint // an errno as the kernel gave it
+	_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	cn.peeked = err == syscall.EAGAIN
 }
 
 // timeout makes reads and writes fail that take longer than d from now, or go beyond the limit. A deadline
