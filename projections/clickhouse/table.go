@@ -162,7 +162,7 @@ func (t *Table) Count(ctx context.Context, l Lineage) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("counting rows of %s: %w", t.name, err)
 	}
-	return int64(n), nil //nolint:gosec // a count of rows
+	return int64(n), nil
 }
 
 // Delete removes the rows of the lineage, from the rollups too, and returns when they are gone.

@@ -3,6 +3,7 @@ package control
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"sync"
 
@@ -31,7 +32,7 @@ func OpenAPI() ([]byte, error) { return openAPIJSON() }
 func (s *Server) serveOpenAPI(w http.ResponseWriter, _ *http.Request) {
 	b, err := OpenAPI()
 	if err != nil {
-		s.log.Error("the API's description is broken", "error", err)
+		s.log.Error("the API's description is broken", slog.Any("error", err))
 		_ = problem.Hidden(err).Write(w) // the client has left
 		return
 	}

@@ -140,7 +140,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // Ready returns nil when the API can serve changes.
 func (s *Server) Ready() error {
-	ctx, cancel := context.WithTimeout(context.Background(), pingTimeout) //nolint:contextcheck // readiness has no caller's context
+	ctx, cancel := context.WithTimeout(context.Background(), pingTimeout)
 	defer cancel()
 	if err := s.pool.Ping(ctx); err != nil {
 		return fmt.Errorf("reaching PostgreSQL: %w", err)

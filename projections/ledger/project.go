@@ -67,7 +67,7 @@ func Project(last map[outcome.Key]Last, rec runner.Record) []Row {
 	for i, o := range list {
 		key := outcome.KeyOf(rec.Workspace, o.GetReservationId())
 		row := rowOf(rec, key, o)
-		row.Index = int32(i) //nolint:gosec // outcomes of one record
+		row.Index = int32(i)
 		before, ended := last[key]
 		row.Revision = outcome.Revision(o)
 		if ended {

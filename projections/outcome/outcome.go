@@ -98,12 +98,12 @@ const maxCount = 1 << 20
 
 // Revision returns the revision that an outcome says, at least 1.
 func Revision(o *rateguardv1.Outcome) int32 {
-	return int32(min(max(o.GetRevision(), 1), maxCount)) //nolint:gosec // clamped
+	return int32(min(max(o.GetRevision(), 1), maxCount))
 }
 
 // Attempt returns the attempt of a subject.
 func Attempt(s *rateguardv1.Subject) int32 {
-	return int32(min(s.GetAttempt(), maxCount)) //nolint:gosec // clamped
+	return int32(min(s.GetAttempt(), maxCount))
 }
 
 // Kind returns "settled", "voided" or "expired"; empty for any other.
@@ -155,7 +155,7 @@ func Holds(list []*rateguardv1.Hold) []Hold {
 
 // Signed returns a counter as the stores take it.
 func Signed(n uint64) int64 {
-	return int64(min(n, math.MaxInt64)) //nolint:gosec // clamped
+	return int64(min(n, math.MaxInt64))
 }
 
 // OpenedAt returns when a reservation was opened, as its subject says it; the event's own time where it does not.

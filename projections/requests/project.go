@@ -178,7 +178,7 @@ func requestRow(rec runner.Record, producer string, r *rateguardv1.RequestRecord
 		OutputTokens: u.GetOutputTokens(), ReasoningTokens: u.GetReasoningTokens(),
 		CostNano: r.CostNanoUsd, Estimated: r.GetEstimated(), PriceVersion: r.GetPriceVersion(), PolicyVersion: r.GetPolicyVersion(),
 		LatencyUS: clamp32(r.GetLatencyUs()), TTFTUS: clamp32(r.GetTtftUs()), OverheadUS: clamp32(r.GetOverheadUs()),
-		RequestBytes: uint64(max(r.GetRequestBytes(), 0)), ResponseBytes: uint64(max(r.GetResponseBytes(), 0)), //nolint:gosec // not negative
+		RequestBytes: uint64(max(r.GetRequestBytes(), 0)), ResponseBytes: uint64(max(r.GetResponseBytes(), 0)),
 		ClientIP: c.GetClientIp(), Country: c.GetCountry(), IdempotencyKey: c.GetIdempotencyKey(),
 		Tags: c.GetTags(), ReservationIDs: r.GetReservationIds(), Checks: checks(r.GetChecks()), ProducerID: producer,
 		Offset: rec.Offset, Index: uint32(index), //nolint:gosec // rows of one record
@@ -243,6 +243,6 @@ func at(us int64) time.Time {
 	return time.UnixMicro(us).UTC()
 }
 
-func clamp16(v uint32) uint16 { return uint16(min(v, math.MaxUint16)) } //nolint:gosec // clamped
+func clamp16(v uint32) uint16 { return uint16(min(v, math.MaxUint16)) }
 
-func clamp32(v int64) uint32 { return uint32(min(max(v, 0), math.MaxUint32)) } //nolint:gosec // clamped
+func clamp32(v int64) uint32 { return uint32(min(max(v, 0), math.MaxUint32)) }
