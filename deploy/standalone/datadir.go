@@ -28,7 +28,7 @@ func openDataDir(dir string) (unlock func() error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the data folder (data-dir): %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // G115: a descriptor fits
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		holder, readErr := os.ReadFile(path) //nolint:gosec // G304: as above
 		closeErr := f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) && readErr == nil {
@@ -95,6 +95,6 @@ func writeSecret(path, value string) error {
 
 func newToken() string {
 	var raw [24]byte
-	_, _ = rand.Read(raw[:]) //nolint:errcheck // never fails
+	_, _ = rand.Read(raw[:])
 	return "rga_" + base64.RawURLEncoding.EncodeToString(raw[:])
 }

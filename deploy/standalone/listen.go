@@ -46,7 +46,7 @@ func (c *Config) listen() error {
 func (c *Config) closeListeners() {
 	for _, l := range []net.Listener{c.Listeners.Proxy, c.Listeners.Admin, c.Listeners.Ops, c.Listeners.Mock} {
 		if l != nil {
-			_ = l.Close() //nolint:errcheck // a served one is closed already
+			_ = l.Close()
 		}
 	}
 }

@@ -98,7 +98,7 @@ func (p *Process) run(started chan<- error) {
 	p.err = p.cmd.Wait()
 	p.tail.flush()
 	if p.input != nil {
-		_ = p.input.Close() //nolint:errcheck // the reader is gone
+		_ = p.input.Close()
 	}
 	close(p.done)
 }

@@ -66,7 +66,7 @@ func serve(in *os.File) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	go func() {
-		_, _ = io.Copy(io.Discard, input) //nolint:errcheck // its end is the news
+		_, _ = io.Copy(io.Discard, input)
 		stop()
 	}()
 	h, err := newHandler(cfg)

@@ -142,7 +142,7 @@ func (a *answer) fail(err error) {
 		h.Set("X-ClickHouse-Exception-Code", errorCode(text))
 		h.Set("Content-Type", "text/plain; charset=UTF-8")
 		a.w.WriteHeader(statusOf(text))
-		_, _ = io.WriteString(a.w, text+"\n") //nolint:errcheck // the client may be gone
+		_, _ = io.WriteString(a.w, text+"\n")
 		return
 	}
 	block := fmt.Sprintf("\r\n__exception__\r\n%s\r\n%s\n%d %s\r\n__exception__\r\n", a.tag, text, len(text)+1, a.tag)
@@ -150,8 +150,8 @@ func (a *answer) fail(err error) {
 	if a.wrapped != nil {
 		out = a.wrapped
 	}
-	_, _ = io.WriteString(out, block) //nolint:errcheck // the client may be gone
+	_, _ = io.WriteString(out, block)
 	if a.wrapped != nil {
-		_ = a.wrapped.Close() //nolint:errcheck // the client may be gone
+		_ = a.wrapped.Close()
 	}
 }

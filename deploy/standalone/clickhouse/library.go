@@ -78,7 +78,7 @@ func (b build) unpack(tarball, to string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }() //nolint:errcheck // only read from
+	defer func() { _ = f.Close() }()
 	z, err := gzip.NewReader(f)
 	if err != nil {
 		return err

@@ -51,7 +51,7 @@ func download(ctx context.Context, progress Progress, pkg, version, dir string) 
 	if err != nil {
 		return "", fmt.Errorf("fetching %s: %w", pkg, err)
 	}
-	defer func() { _ = res.Body.Close() }() //nolint:errcheck // only read from
+	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode != http.StatusOK {
 		return "", fmt.Errorf("fetching %s: %s answered %s", pkg, req.URL.Host, res.Status)
 	}
@@ -90,7 +90,7 @@ func registryOf(file string) string {
 	if err != nil {
 		return ""
 	}
-	defer func() { _ = f.Close() }() //nolint:errcheck // only read from
+	defer func() { _ = f.Close() }()
 	for s := bufio.NewScanner(f); s.Scan(); {
 		key, value, ok := strings.Cut(s.Text(), "=")
 		if !ok || strings.TrimSpace(key) != "registry" {

@@ -150,7 +150,7 @@ func unpack(jar, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = z.Close() }() //nolint:errcheck // only read from
+	defer func() { _ = z.Close() }()
 	f, err := z.Open(archive)
 	if err != nil {
 		return err
@@ -167,7 +167,7 @@ func unpack(jar, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = root.Close() }() //nolint:errcheck // a folder
+	defer func() { _ = root.Close() }()
 	for t := tar.NewReader(x); ; {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {

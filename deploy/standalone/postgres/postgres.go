@@ -118,7 +118,7 @@ func (s *Server) createDatabase(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("connecting to PostgreSQL: %w", err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() //nolint:errcheck // nothing is pending
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	var there bool
 	if err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", Database).Scan(&there); err != nil {
 		return fmt.Errorf("looking for the database: %w", err)
