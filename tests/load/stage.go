@@ -249,7 +249,7 @@ func get(ctx context.Context, url string) (*http.Response, error) {
 }
 
 func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed at once
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", fmt.Errorf("taking a port: %w", err)
 	}
@@ -259,7 +259,7 @@ func freeAddress() (string, error) {
 
 // fingerprint names the build in the report.
 func fingerprint(path string) string {
-	b, err := os.ReadFile(path) //nolint:gosec // a path of ours
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return "unknown"
 	}

@@ -40,7 +40,7 @@ var noon = time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
 // hours (answered from the hourly sums) and on odd ones (answered from the rows).
 func TestSumsEqualTheRows(t *testing.T) {
 	r := newRig(t)
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // test data
+	random := rand.New(rand.NewPCG(1, 2))
 	var rows []row
 	for range 500 {
 		x := newRow(r.mine, noon.Add(time.Duration(random.Int64N(int64(72*time.Hour))).Truncate(time.Microsecond)))

@@ -339,7 +339,7 @@ func readAcks(t *testing.T, path string) (pid int, numbers []int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	for s := bufio.NewScanner(f); s.Scan(); {
 		if rest, ok := strings.CutPrefix(s.Text(), "pid "); ok {
 			if pid, err = strconv.Atoi(rest); err != nil {

@@ -152,7 +152,7 @@ func (b *Broker) properties() string { return filepath.Join(b.dir, "server.prope
 
 func (b *Broker) command(args ...string) *exec.Cmd {
 	// Bound to no context: Close ends it, and the death of this process does.
-	cmd := exec.Command("java", append([]string{"-cp", b.jars + "/*"}, args...)...) //nolint:gosec,noctx // arguments are this package's own
+	cmd := exec.Command("java", append([]string{"-cp", b.jars + "/*"}, args...)...) //nolint:noctx // arguments are this package's own
 	cmd.Dir = b.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
@@ -184,7 +184,7 @@ func fetch(ctx context.Context) (string, error) {
 	if err := os.WriteFile(filepath.Join(partial, "pom.xml"), pom, 0o600); err != nil {
 		return "", fmt.Errorf("writing pom.xml: %w", err)
 	}
-	mvn := exec.CommandContext(ctx, "mvn", "-q", "-B", //nolint:gosec // arguments are this package's own
+	mvn := exec.CommandContext(ctx, "mvn", "-q", "-B",
 		"org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies", "-DoutputDirectory="+partial)
 	mvn.Dir = partial
 	if out, err := mvn.CombinedOutput(); err != nil {
