@@ -36,6 +36,9 @@ type System struct {
 // Config returns the settings, with the URLs of all stores.
 func (s *System) Config() standalone.Config { return s.inner.Config() }
 
+// AdminURL is the base URL of the admin and analytics API, without /v1.
+func (s *System) AdminURL() string { return s.inner.AdminURL() }
+
 // Broker returns the process of Apache Kafka; nil with embedded stores.
 func (s *System) Broker() *apachekafka.Broker { return s.stores.Broker }
 
@@ -53,13 +56,15 @@ type Endpoints struct {
 }
 
 // Main is what TestMain of every package that uses the harness calls: engines are children that
-// run this very binary, and the shared system ends after the last test.
-func Main(m *testing.M) {
+// run this very binary, and the shared system ends after the last test, then what after undoes.
+func Main(m *testing.M, after ...func() error) {
 	child.Main()
 	code := m.Run()
-	if err := shared.close(); err != nil {
-		_, _ = fmt.Fprintln(os.Stderr, err)
-		code = 1
+	for _, undo := range append([]func() error{shared.close}, after...) {
+		if err := undo(); err != nil {
+			_, _ = fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
 	}
 	os.Exit(code)
 }
@@ -153,7 +158,7 @@ func start(ctx context.Context, dir string, st Stores, mock Mock) (*System, erro
 			return nil, fmt.Errorf("listening: %w", err)
 		}
 	}
-	log, err := os.OpenFile(filepath.Join(dir, "system.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // a folder of ours
+	log, err := os.OpenFile(filepath.Join(dir, "system.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the log: %w", err)
 	}

@@ -33,7 +33,7 @@ type Process struct {
 func build(tb testing.TB) string {
 	tb.Helper()
 	program := filepath.Join(tb.TempDir(), "rateguard")
-	if out, err := exec.CommandContext(tb.Context(), "go", "build", "-o", program, "github.com/rateguard/rateguard/deploy/cmd/rateguard").CombinedOutput(); err != nil { //nolint:gosec // arguments are ours
+	if out, err := exec.CommandContext(tb.Context(), "go", "build", "-o", program, "github.com/rateguard/rateguard/deploy/cmd/rateguard").CombinedOutput(); err != nil {
 		tb.Fatalf("building rateguard: %v\n%s", err, out)
 	}
 	return program
@@ -67,7 +67,7 @@ func (p *Process) Start() {
 		p.tb.Fatalf("opening the log: %v", err)
 	}
 	defer func() { _ = log.Close() }()
-	p.cmd = exec.Command(p.program, "up", "--demo=false", "--mock-addr=", "--data-dir", filepath.Join(p.Dir, "data"), //nolint:gosec,noctx // killed by the test
+	p.cmd = exec.Command(p.program, "up", "--demo=false", "--mock-addr=", "--data-dir", filepath.Join(p.Dir, "data"), //nolint:noctx // killed by the test
 		"--proxy-addr", p.addresses[0], "--admin-addr", p.addresses[1], "--ops-addr", p.addresses[2], "--admin-token", processToken,
 		"--redis-url", p.stores.Redis, "--postgres-url", p.stores.Postgres, "--kafka-brokers", p.stores.Kafka)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
@@ -108,7 +108,7 @@ func (p *Process) AwaitReady() {
 // Kill ends the process as kill -9 does and checks that its engines went with it.
 func (p *Process) Kill() {
 	p.tb.Helper()
-	children := descendants(p.cmd.Process.Pid)
+	children := Descendants(p.cmd.Process.Pid)
 	if err := p.cmd.Process.Kill(); err != nil {
 		p.tb.Fatalf("killing rateguard: %v", err)
 	}
@@ -142,12 +142,12 @@ func (p *Process) tail() string {
 	return string(b[max(0, len(b)-4000):])
 }
 
-// descendants lists the processes below pid.
-func descendants(pid int) []int {
+// Descendants lists the processes below pid, children before grandchildren.
+func Descendants(pid int) []int {
 	parents := map[int][]int{}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, path := range stats {
-		b, err := os.ReadFile(path) //nolint:gosec // below /proc
+		b, err := os.ReadFile(path)
 		if err != nil {
 			continue
 		}

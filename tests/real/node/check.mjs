@@ -53,13 +53,13 @@ await check('openai: stream', async () => {
 });
 
 await check('anthropic: message', async () => {
-  const { data, response } = await anthropic.messages.create({ model: 'claude-sonnet-4-5', max_tokens: 64, messages }).withResponse();
+  const { data, response } = await anthropic.messages.create({ model: 'claude-haiku-4-5', max_tokens: 64, messages }).withResponse();
   const row = await recorded(response.headers.get('x-request-id'));
   assert.equal(row.output_tokens, data.usage.output_tokens);
 });
 
 await check('anthropic: stream', async () => {
-  const { data, response } = await anthropic.messages.create({ model: 'claude-sonnet-4-5', max_tokens: 64, messages, stream: true }).withResponse();
+  const { data, response } = await anthropic.messages.create({ model: 'claude-haiku-4-5', max_tokens: 64, messages, stream: true }).withResponse();
   let output = 0;
   for await (const event of data) if (event.type === 'message_delta') output = event.usage.output_tokens;
   const row = await recorded(response.headers.get('x-request-id'));
@@ -69,7 +69,7 @@ await check('anthropic: stream', async () => {
 await check('errors: the SDKs map an unknown key', async () => {
   const strange = { apiKey: 'rg_unknown', maxRetries: 0 };
   await assert.rejects(new OpenAI({ baseURL: `${proxy}/v1`, ...strange }).models.list(), OpenAI.AuthenticationError);
-  await assert.rejects(new Anthropic({ baseURL: proxy, ...strange }).messages.create({ model: 'claude-sonnet-4-5', max_tokens: 8, messages }), Anthropic.AuthenticationError);
+  await assert.rejects(new Anthropic({ baseURL: proxy, ...strange }).messages.create({ model: 'claude-haiku-4-5', max_tokens: 8, messages }), Anthropic.AuthenticationError);
 });
 
 console.log(`${passed} passed, 0 failed`);

@@ -135,20 +135,20 @@ def openai_calls():
 def anthropic_calls():
     client = anthropic.Anthropic(base_url=PROXY, api_key=KEY, max_retries=0)
     call = {
-        "model": "claude-sonnet-4-5",
+        "model": "claude-haiku-4-5",
         "max_tokens": 64,
         "messages": [{"role": "user", "content": "Say what a ledger is, in one sentence."}],
     }
     raw = client.messages.with_raw_response.create(**call)
     settle("message", raw.headers["x-request-id"],
-           expected("anthropic", "claude-sonnet-4-5", **anthropic_usage(raw.parse().usage)))
+           expected("anthropic", "claude-haiku-4-5", **anthropic_usage(raw.parse().usage)))
 
     raw = client.messages.with_raw_response.create(**call, stream=True)
     events = list(raw.parse())
     start = next(e.message.usage for e in events if e.type == "message_start")
     end = next(e.usage for e in reversed(events) if e.type == "message_delta")
     usage = anthropic_usage(start) | {"output_tokens": end.output_tokens}
-    settle("message stream", raw.headers["x-request-id"], expected("anthropic", "claude-sonnet-4-5", **usage))
+    settle("message stream", raw.headers["x-request-id"], expected("anthropic", "claude-haiku-4-5", **usage))
 
 
 def errors():
@@ -160,7 +160,7 @@ def errors():
         check("unknown key: openai's error", error.code, "invalid_api_key")
     stranger = anthropic.Anthropic(base_url=PROXY, api_key="rg_unknown", max_retries=0)
     try:
-        stranger.messages.create(model="claude-sonnet-4-5", max_tokens=8, messages=[{"role": "user", "content": "hi"}])
+        stranger.messages.create(model="claude-haiku-4-5", max_tokens=8, messages=[{"role": "user", "content": "hi"}])
         sys.exit("an unknown key was served")
     except anthropic.AuthenticationError as error:
         check("unknown key: anthropic's error", error.body["error"]["type"], "authentication_error")
