@@ -15,6 +15,7 @@ import (
 	"github.com/rateguard/rateguard/proxy/forward/upstream"
 	"github.com/rateguard/rateguard/proxy/forward/usage"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/money"
 )
 
 // Log brackets a request: Open before it is sent, End before its answer is complete.
@@ -140,6 +141,9 @@ func (f *Forward) settle(c *call.Call, m *usage.Meter) {
 		return
 	}
 	cost, err := q.Price.Cost(r.Usage)
+	if err == nil && cost > money.MaxCall {
+		err = fmt.Errorf("%s USD for one call: %w", cost, money.ErrOverflow)
+	}
 	if err != nil {
 		f.slog.Error("usage has no cost, charging the bound", slog.String("workspace", c.Workspace.ID),
 			slog.String("request_id", c.ID), slog.Any("error", err))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/rateguard/rateguard/proxy/call"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/money"
 	"github.com/rateguard/rateguard/schemas/price"
 )
 
@@ -82,8 +83,8 @@ func (q *Quote) find(c *call.Call) error {
 	if c.Asked.Unbounded {
 		return nil
 	}
-	// No bound, for whatever reason, is an answer: what a hard budget makes of it is decided behind.
-	if bound, err := p.Bound(c.Asked.Declared); err == nil {
+	// No bound, for whatever reason, is an answer: what a hard budget makes of it is decided behind. What no store counts is none.
+	if bound, err := p.Bound(c.Asked.Declared); err == nil && bound <= money.MaxCall {
 		out.Bounded, out.Bound = true, bound
 	}
 	return nil
@@ -100,7 +101,7 @@ func (q *Quote) unknown(c *call.Call) {
 			out.HasUnknown, out.Unknown = true, out.FixedCost
 		} else if out.Price != nil {
 			u := price.Usage{InputTokens: call.CountBody(c.Body)}
-			if cost, err := out.Price.Cost(u); err == nil {
+			if cost, err := out.Price.Cost(u); err == nil && cost <= money.MaxCall {
 				out.HasUnknown, out.Unknown = true, cost
 				if out.Bounded {
 					out.Unknown = min(cost, out.Bound)

@@ -18,6 +18,10 @@ type Nano int64
 // USD is one US dollar.
 const USD Nano = 1_000_000_000
 
+// MaxCall is the largest cost or bound of one call that enters the log. Every store takes amounts up to it, and none
+// above: 100,000 USD, of which a batch of tens of thousands still fits a Nano.
+const MaxCall = 100_000 * USD
+
 // decimals is the number of decimal places that a Nano has in USD.
 const decimals = 9
 
