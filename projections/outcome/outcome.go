@@ -10,6 +10,7 @@ import (
 
 	"github.com/rateguard/rateguard/projections/postgres"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/money"
 )
 
 // Key names a reservation.
@@ -88,8 +89,8 @@ func checkHolds(list []*rateguardv1.Hold) error {
 	return nil
 }
 
-// maxAmount bounds the cost of one call, in nano-USD: 100,000 USD. A batch of the largest costs still fits an int64.
-const maxAmount int64 = 100_000 * 1_000_000_000
+// maxAmount bounds the cost of one call, in nano-USD. A batch of the largest costs still fits an int64.
+const maxAmount = int64(money.MaxCall)
 
 func amount(nano int64) bool { return nano >= 0 && nano <= maxAmount }
 

@@ -30,8 +30,8 @@ type entry struct {
 	raw    *kgo.Record
 }
 
-// decode reads a record. It never fails: what cannot be applied is marked as poison. A poison record takes no sequence, so that it is
-// seen as a hole and can be applied when it is sent again.
+// decode reads a record. It never fails: what cannot be applied is marked as poison. The sequence of a poison record that can be
+// read is left as a hole, so that it can be applied when it is sent again.
 func decode(rec *kgo.Record, check func(*rateguardv1.Event) error) entry {
 	e := entry{offset: rec.Offset, time: rec.Timestamp}
 	key := string(rec.Key)
@@ -44,13 +44,12 @@ func decode(rec *kgo.Record, check func(*rateguardv1.Event) error) entry {
 		err = plausible(key, event)
 	}
 	if err == nil {
+		e.record = Record{Offset: rec.Offset, Workspace: key, Event: event}
 		err = check(event)
 	}
 	if err != nil {
 		e.poison, e.raw = err, rec
-		return e
 	}
-	e.record = Record{Offset: rec.Offset, Workspace: key, Event: event}
 	return e
 }
 
@@ -72,10 +71,10 @@ func plausible(key string, event *rateguardv1.Event) error {
 func (s *session) fresh(ctx context.Context, p *partition, entries []entry) ([]Record, error) {
 	keys := map[markKey]bool{}
 	for _, e := range entries {
-		if e.control || e.poison != nil {
+		event := e.record.Event
+		if e.control || event == nil {
 			continue
 		}
-		event := e.record.Event
 		if id := event.GetProducerId(); id != "" && event.GetSequence() > 0 {
 			keys[markKey{e.record.Workspace, id}] = true
 		}
@@ -88,10 +87,14 @@ func (s *session) fresh(ctx context.Context, p *partition, entries []entry) ([]R
 	}
 	records := make([]Record, 0, len(entries))
 	for _, e := range entries {
-		if e.control || e.poison != nil {
+		rec := e.record
+		if e.control || rec.Event == nil {
 			continue
 		}
-		rec := e.record
+		if e.poison != nil {
+			p.marks.refuse(rec)
+			continue
+		}
 		if s.take(p, &rec) {
 			records = append(records, rec)
 		}

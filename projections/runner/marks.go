@@ -59,6 +59,16 @@ func (m *Mark) Observe(sequence uint64) (fresh bool, skipped uint64) {
 	return false, 0
 }
 
+// Refuse takes the sequence of a record that came and cannot be applied: it stays a hole until the record is sent
+// again, and it counts for the closing of its producer, whose closer has seen it.
+func (m *Mark) Refuse(sequence uint64) {
+	if sequence <= m.Sequence {
+		return
+	}
+	m.Holes = append(m.Holes, Hole{m.Sequence + 1, sequence})
+	m.Sequence = sequence
+}
+
 // Close takes a ProducerClosed that names the producer's largest sequence. It is accepted once, and only if nothing
 // of the producer came that its closer had not seen.
 func (m *Mark) Close(sequence uint64) bool {

@@ -59,3 +59,22 @@ func TestMarkIsClosedOnceAndOnlyAtItsSequence(t *testing.T) {
 		}
 	}
 }
+
+func TestRefusedRecordIsAHoleBelowTheMark(t *testing.T) {
+	var m runner.Mark
+	m.Observe(1)
+	m.Refuse(3)
+	m.Refuse(3)
+	m.Refuse(1)
+	if got, err := json.Marshal(m); err != nil || string(got) != `{"Sequence":3,"Holes":[[2,3]],"Closed":false}` {
+		t.Errorf("mark: got %s, %v", got, err)
+	}
+	for _, s := range []uint64{3, 2, 4} {
+		if fresh, skipped := m.Observe(s); !fresh || skipped != 0 {
+			t.Errorf("sequence %d: fresh %v, %d skipped; want fresh, none", s, fresh, skipped)
+		}
+	}
+	if fresh, _ := m.Observe(3); fresh {
+		t.Error("the refused record counts twice")
+	}
+}

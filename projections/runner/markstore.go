@@ -70,6 +70,16 @@ SELECT m.workspace, m.producer, m.mark, m.holes, m.closed
 	return nil
 }
 
+// refuse takes the sequence of a record that cannot be applied.
+func (c *markCache) refuse(rec Record) {
+	if rec.Event.GetProducerId() == "" || rec.Event.GetSequence() == 0 {
+		return
+	}
+	key := markKey{rec.Workspace, rec.Event.GetProducerId()}
+	c.marks[key].Refuse(rec.Event.GetSequence())
+	c.dirty[key] = true
+}
+
 // save writes the marks that changed since the last save.
 func (c *markCache) save(ctx context.Context, tx pgx.Tx, s scope) error {
 	if len(c.dirty) == 0 {

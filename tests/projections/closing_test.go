@@ -26,9 +26,11 @@ func TestLateEndOfAClosedProducerIsACorrection(t *testing.T) {
 		row.CostNanoUsd, row.Estimated, row.Status = &q.bound, true, 0
 		r.send(
 			tr.record(topics.Costs, ws, closer, &rateguardv1.Event{OccurredAtUnixUs: q.at.UnixMicro(), Body: &rateguardv1.Event_ProducerClosed{
-				ProducerClosed: &rateguardv1.ProducerClosed{ProducerId: gone, Mark: mark, Ends: ends}}}),
+				ProducerClosed: &rateguardv1.ProducerClosed{ProducerId: gone, Mark: mark, Ends: ends},
+			}}),
 			tr.record(topics.Requests, ws, closer, &rateguardv1.Event{OccurredAtUnixUs: q.at.UnixMicro(), Body: &rateguardv1.Event_ProducerClosed{
-				ProducerClosed: &rateguardv1.ProducerClosed{ProducerId: gone, Mark: mark - 1, Rows: []*rateguardv1.RequestRecorded{row}}}}))
+				ProducerClosed: &rateguardv1.ProducerClosed{ProducerId: gone, Mark: mark - 1, Rows: []*rateguardv1.RequestRecorded{row}},
+			}}))
 	}
 	closeIt(7) // a closer that saw another log: ignored
 	r.caughtUp()
@@ -68,7 +70,7 @@ func TestZombieIsFenced(t *testing.T) {
 			before := r.epochs(projection)
 			// The same place in the group: the broker gives the newcomer the zombie's partitions at once.
 			r.start()
-			r.eventually("the newcomer owns the partitions", func(ctx context.Context) error {
+			r.eventually("the newcomer owns the partitions", func(context.Context) error {
 				if now := r.epochs(projection); now <= before {
 					return fmt.Errorf("sum of epochs %d", now)
 				}
@@ -93,4 +95,40 @@ func (r *rig) epochs(projection string) int64 {
 		r.t.Fatalf("reading epochs: %v", err)
 	}
 	return sum
+}
+
+// The last record that a producer wrote is refused. Whoever closes it has seen that record, and so its mark; the
+// projections have to count its number too, or they would ignore the closing and with it every end that it brings.
+func TestClosingAfterARefusedRecordIsTaken(t *testing.T) {
+	r, tr := newRig(t), newTraffic(11)
+	r.start()
+	const ws, gone, closer = "ws_1", "producer-gone", "producer-closer"
+	done, open := tr.newRequest(ws, gone), tr.newRequest(ws, gone)
+	r.send(tr.whole(done)...)
+	r.send(tr.opened(open))
+	refused := done.outcome(rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, -1)
+	r.send(
+		tr.record(topics.Costs, ws, gone, &rateguardv1.Event{
+			OccurredAtUnixUs: done.at.UnixMicro(),
+			Body:             &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{Outcome: refused}},
+		}),
+		tr.record(topics.Requests, ws, gone, &rateguardv1.Event{
+			OccurredAtUnixUs: done.at.UnixMicro(),
+			Body:             &rateguardv1.Event_RequestRecorded{RequestRecorded: &rateguardv1.RequestRecorded{}},
+		}))
+	end := open.outcome(rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, open.bound)
+	row := open.row()
+	row.CostNanoUsd = &open.bound
+	r.send(
+		tr.record(topics.Costs, ws, closer, &rateguardv1.Event{OccurredAtUnixUs: open.at.UnixMicro(), Body: &rateguardv1.Event_ProducerClosed{
+			ProducerClosed: &rateguardv1.ProducerClosed{ProducerId: gone, Mark: 4, Ends: []*rateguardv1.Outcome{end}},
+		}}),
+		tr.record(topics.Requests, ws, closer, &rateguardv1.Event{OccurredAtUnixUs: open.at.UnixMicro(), Body: &rateguardv1.Event_ProducerClosed{
+			ProducerClosed: &rateguardv1.ProducerClosed{ProducerId: gone, Mark: 2, Rows: []*rateguardv1.RequestRecorded{row}},
+		}}))
+	r.caughtUp()
+	want := tr.want
+	want.requests, want.cost, want.input = want.requests+1, want.cost+open.bound, want.input+open.input
+	want.ledger, want.posted = want.ledger+1, want.posted+open.bound
+	r.verify(want)
 }
