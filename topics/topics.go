@@ -74,8 +74,10 @@ var (
 	}
 	Costs = Topic{
 		Name: "rateguard.costs.v1", Key: ByWorkspace, Sharded: true,
-		Bodies: []string{"reservation_opened", "cost_settled", "reservation_voided", "reservation_expired", "cost_corrected",
-			"producer_started", "round", "seal", "producer_closed", "skipped"},
+		Bodies: []string{
+			"reservation_opened", "cost_settled", "reservation_voided", "reservation_expired", "cost_corrected",
+			"producer_started", "round", "seal", "producer_closed", "skipped",
+		},
 		Cleanup: Delete, Retention: 400 * day, Writers: []string{"proxy", "control"},
 		MaxMessageBytes: closedMaxMessageBytes,
 		Doc:             "Life of every reservation: opened before it is forwarded, ended once, corrected by revision.",

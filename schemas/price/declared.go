@@ -1,7 +1,7 @@
 package price
 
-// Unknown, as a count of Declared, says that the call may use the tool and nobody
-// knows how often.
+// Unknown is the count of Declared which says that the call may use the tool and
+// nobody knows how often.
 const Unknown int64 = -1
 
 // Declared is what a call declares before it is sent. Its zero value declares

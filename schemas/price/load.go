@@ -26,7 +26,7 @@ var defaultCatalogue = sync.OnceValue(func() *Catalogue {
 	c, err := load(embedded)
 	if err != nil {
 		// The file is generated, committed and tested: this build is broken.
-		panic("loading the embedded price catalogue: " + err.Error())
+		panic("loading the embedded price catalogue: " + err.Error()) //nolint:forbidigo // impossible
 	}
 	return c
 })

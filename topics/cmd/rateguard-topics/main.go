@@ -70,7 +70,7 @@ func (c config) validate() error {
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) == 0 {
-		fmt.Fprint(stderr, usage)
+		_, _ = fmt.Fprint(stderr, usage)
 		return errUsage
 	}
 	verb, args := args[0], args[1:]
@@ -92,7 +92,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case verb == "doc":
 		return provision.Doc(stdout)
 	case verb != "plan" && verb != "apply" && verb != "verify":
-		fmt.Fprint(stderr, usage)
+		_, _ = fmt.Fprint(stderr, usage)
 		return errUsage
 	}
 	if err := c.validate(); err != nil || c.check {
