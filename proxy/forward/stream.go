@@ -169,7 +169,10 @@ func (l *lines) drops(line []byte) bool {
 		return false
 	}
 	d = bytes.TrimSuffix(bytes.TrimSpace(d), newLine)
+	if !gjson.GetBytes(d, "usage").IsObject() { // most chunks say null
+		return false
+	}
 	choices := gjson.GetBytes(d, "choices")
-	l.dropping = gjson.GetBytes(d, "usage").IsObject() && choices.IsArray() && len(choices.Array()) == 0
+	l.dropping = choices.IsArray() && len(choices.Array()) == 0
 	return l.dropping
 }

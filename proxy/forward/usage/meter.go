@@ -20,6 +20,8 @@ type Meter struct {
 	final bool
 	// text is our own count of the tokens produced.
 	text int64
+	// mould is that of the last chunk of a chat.
+	mould mould
 }
 
 // Final returns the usage that the provider reported, ok only when it is complete.
@@ -119,6 +121,31 @@ func (m *Meter) Data(data []byte) (last bool) {
 }
 
 func (m *Meter) openAIChunk(data []byte) {
+	if text, ok := m.mould.fill(data); ok {
+		if !m.final {
+			m.text += call.CountText(text)
+		}
+		return
+	}
+	c := cursor{b: data}
+	n, u := c.chatChunk(m.API == call.OpenAICompletions)
+	if c.bad {
+		m.looseChunk(data)
+		return
+	}
+	if len(u) > 0 && u[0] == '{' {
+		m.report(gjson.ParseBytes(u), gjson.Result{})
+		m.final = true
+	} else if c.texts == 1 {
+		m.mould.take(data, c.from, c.to)
+	}
+	if !m.final {
+		m.text += n
+	}
+}
+
+// looseChunk is openAIChunk for what is not quite JSON, or oddly written.
+func (m *Meter) looseChunk(data []byte) {
 	if bytes.Contains(data, markUsage) {
 		if u := gjson.GetBytes(data, "usage"); u.IsObject() {
 			m.report(u, gjson.Result{})
