@@ -48,8 +48,10 @@ func newAttempt(ctx context.Context, r *Runner) (*attempt, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &attempt{Runner: r, publisher: p, topicIDs: map[string][]byte{}, taken: make(chan struct{}, 1), assigned: map[int32]bool{},
-		tables: map[int32]*mapStorage{}, recovered: map[int32]bool{}}
+	a := &attempt{
+		Runner: r, publisher: p, topicIDs: map[string][]byte{}, taken: make(chan struct{}, 1), assigned: map[int32]bool{},
+		tables: map[int32]*mapStorage{}, recovered: map[int32]bool{},
+	}
 	a.owned = &merger{onRefused: func(partition int32, key string) {
 		r.metrics.refused.Inc()
 		r.log.Warn("stale table record refused", slog.Int("partition", int(partition)), slog.String("key", key))
@@ -169,8 +171,10 @@ func (a *attempt) callback(ctx context.Context, clock bool) goka.ProcessCallback
 
 // bury sends an input to the dead letters, and returns once it is there.
 func (a *attempt) bury(ctx context.Context, g goka.Context, in *record, cause error) {
-	s := source{topic: string(g.Topic()), partition: g.Partition(), offset: g.Offset(), key: []byte(g.Key()), value: in.value,
-		headers: g.Headers(), unixUS: g.Timestamp().UnixMicro()}
+	s := source{
+		topic: string(g.Topic()), partition: g.Partition(), offset: g.Offset(), key: []byte(g.Key()), value: in.value,
+		headers: g.Headers(), unixUS: g.Timestamp().UnixMicro(),
+	}
 	if err := a.publisher.deadLetter(ctx, s, cause); err != nil {
 		g.Fail(err)
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
-	"io"
-	"log"
 	"log/slog"
 	"strconv"
 	"testing"
@@ -28,6 +26,13 @@ import (
 const patience = 30 * time.Second
 
 var quiet = slog.New(slog.DiscardHandler)
+
+// silence is goka's logger for those that run it bare.
+type silence struct{}
+
+func (silence) Print(...any)          {}
+func (silence) Println(...any)        {}
+func (silence) Printf(string, ...any) {}
 
 // Topics of the groups of plain goka that show a trap; they have one partition.
 const (
@@ -61,7 +66,7 @@ func runPlain(t *testing.T, c *kafkatest.Cluster, graph *goka.GroupGraph, option
 	t.Helper()
 	seeds := c.ListenAddrs()
 	options = append([]goka.ProcessorOption{
-		goka.WithLogger(log.New(io.Discard, "", 0)),
+		goka.WithLogger(silence{}),
 		goka.WithConsumerGroupBuilder(goka.ConsumerGroupBuilderWithConfig(plainConfig())),
 		goka.WithStorageBuilder(storage.DefaultBuilder(t.TempDir())),
 	}, options...)

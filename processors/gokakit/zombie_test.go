@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"testing"
 	"time"
 
@@ -30,7 +28,7 @@ func (rawCodec) Decode(b []byte) (any, error) { return b, nil }
 func viewOf(t *testing.T, c *kafkatest.Cluster, key string, options ...goka.ViewOption) string {
 	t.Helper()
 	options = append([]goka.ViewOption{
-		goka.WithViewHasher(gokakit.NewHasher), goka.WithViewLogger(log.New(io.Discard, "", 0)),
+		goka.WithViewHasher(gokakit.NewHasher), goka.WithViewLogger(silence{}),
 		goka.WithViewStorageBuilder(storage.MemoryBuilder()),
 	}, options...)
 	view, err := goka.NewView(c.ListenAddrs(), goka.Table(topics.SpendTable.Name), rawCodec{}, options...)

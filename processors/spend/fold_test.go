@@ -45,24 +45,28 @@ func outcomeOf(id string, bound int64, cost *int64, estimated bool) *rateguardv1
 
 func settled(producer string, seq uint64, id string, bound, cost int64) *rateguardv1.Event {
 	return event(producer, seq, noon, &rateguardv1.Event{Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{
-		Outcome: outcomeOf(id, bound, proto.Int64(cost), false)}}})
+		Outcome: outcomeOf(id, bound, proto.Int64(cost), false),
+	}}})
 }
 
 func voided(producer string, seq uint64, id string, bound int64) *rateguardv1.Event {
 	return event(producer, seq, noon, &rateguardv1.Event{Body: &rateguardv1.Event_ReservationVoided{ReservationVoided: &rateguardv1.ReservationVoided{
-		Outcome: outcomeOf(id, bound, proto.Int64(0), false)}}})
+		Outcome: outcomeOf(id, bound, proto.Int64(0), false),
+	}}})
 }
 
 func corrected(seq uint64, id string, previous, cost *int64, previousEstimated bool) *rateguardv1.Event {
 	o := outcomeOf(id, 100, cost, false)
 	o.Revision = 2
 	return event("control", seq, noon, &rateguardv1.Event{Body: &rateguardv1.Event_CostCorrected{CostCorrected: &rateguardv1.CostCorrected{
-		Outcome: o, PreviousCostNanoUsd: previous, PreviousEstimated: previousEstimated}}})
+		Outcome: o, PreviousCostNanoUsd: previous, PreviousEstimated: previousEstimated,
+	}}})
 }
 
 func closed(seq uint64, producer string, mark uint64, ends ...*rateguardv1.Outcome) *rateguardv1.Event {
 	return event("closer", seq, noon, &rateguardv1.Event{Body: &rateguardv1.Event_ProducerClosed{ProducerClosed: &rateguardv1.ProducerClosed{
-		ProducerId: producer, Mark: mark, Ends: ends}}})
+		ProducerId: producer, Mark: mark, Ends: ends,
+	}}})
 }
 
 func expired(id string, bound, cost int64) *rateguardv1.Outcome {
@@ -157,13 +161,15 @@ func TestFold(t *testing.T) {
 			[]*rateguardv1.Event{
 				opened("p", 1, "r1", 100),
 				event("p", 2, noon, &rateguardv1.Event{Body: &rateguardv1.Event_ProducerClosed{ProducerClosed: &rateguardv1.ProducerClosed{
-					ProducerId: "p", Mark: 1, Ends: []*rateguardv1.Outcome{expired("r1", 100, 100)}}}}),
+					ProducerId: "p", Mark: 1, Ends: []*rateguardv1.Outcome{expired("r1", 100, 100)},
+				}}}),
 			},
 			&rateguardv1.Sums{PostedNanoUsd: 100, Opened: 1, Ended: 1, Estimated: 1}, "",
 		},
 		"no price is counted, not invented": {
 			[]*rateguardv1.Event{opened("p", 1, "r1", 0), event("p", 2, noon, &rateguardv1.Event{Body: &rateguardv1.Event_CostSettled{
-				CostSettled: &rateguardv1.CostSettled{Outcome: outcomeOf("r1", 0, nil, false)}}})},
+				CostSettled: &rateguardv1.CostSettled{Outcome: outcomeOf("r1", 0, nil, false)},
+			}})},
 			&rateguardv1.Sums{Opened: 1, Ended: 1, Unpriced: 1}, "",
 		},
 		"sums stop at the end of int64": {

@@ -3,7 +3,6 @@ package kafkatest
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
@@ -114,9 +113,9 @@ func Wait(tb testing.TB, within time.Duration, what string, condition func() err
 	defer cancel()
 	look := time.NewTicker(5 * time.Millisecond)
 	defer look.Stop()
-	err := fmt.Errorf("never looked")
 	for {
-		if err = condition(); err == nil {
+		err := condition()
+		if err == nil {
 			return
 		}
 		select {
