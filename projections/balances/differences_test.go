@@ -25,7 +25,8 @@ func holds() []*rateguardv1.Hold {
 func opened() *rateguardv1.Event {
 	bound := int64(10)
 	return &rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), Body: &rateguardv1.Event_ReservationOpened{
-		ReservationOpened: &rateguardv1.ReservationOpened{ReservationId: "r/1", BoundNanoUsd: &bound, Holds: holds()}}}
+		ReservationOpened: &rateguardv1.ReservationOpened{ReservationId: "r/1", BoundNanoUsd: &bound, Holds: holds()},
+	}}
 }
 
 func settled(cost *int64) *rateguardv1.Event {
@@ -33,7 +34,8 @@ func settled(cost *int64) *rateguardv1.Event {
 		CostSettled: &rateguardv1.CostSettled{Outcome: &rateguardv1.Outcome{
 			ReservationId: "r/1", Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, CostNanoUsd: cost, Holds: holds(),
 			Subject: &rateguardv1.Subject{OpenedAtUnixUs: at.UnixMicro()},
-		}}}}
+		}},
+	}}
 }
 
 func nano(n int64) *int64 { return &n }

@@ -15,34 +15,42 @@ import (
 var at = time.Date(2026, 11, 1, 10, 0, 0, 0, time.UTC)
 
 func end(kind rateguardv1.OutcomeKind, revision uint32, cost *int64) *rateguardv1.Outcome {
-	return &rateguardv1.Outcome{ReservationId: "r/1", Revision: revision, Kind: kind, CostNanoUsd: cost,
-		Subject: &rateguardv1.Subject{RequestId: "r", Attempt: 1, OpenedAtUnixUs: at.UnixMicro()}}
+	return &rateguardv1.Outcome{
+		ReservationId: "r/1", Revision: revision, Kind: kind, CostNanoUsd: cost,
+		Subject: &rateguardv1.Subject{RequestId: "r", Attempt: 1, OpenedAtUnixUs: at.UnixMicro()},
+	}
 }
 
 func settled(cost int64) *rateguardv1.Event {
 	return &rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), Body: &rateguardv1.Event_CostSettled{
-		CostSettled: &rateguardv1.CostSettled{Outcome: end(rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, 1, &cost)}}}
+		CostSettled: &rateguardv1.CostSettled{Outcome: end(rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, 1, &cost)},
+	}}
 }
 
 func unpriced() *rateguardv1.Event {
 	return &rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), Body: &rateguardv1.Event_CostSettled{
-		CostSettled: &rateguardv1.CostSettled{Outcome: end(rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, 1, nil)}}}
+		CostSettled: &rateguardv1.CostSettled{Outcome: end(rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, 1, nil)},
+	}}
 }
 
 func voided() *rateguardv1.Event {
 	return &rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), Body: &rateguardv1.Event_ReservationVoided{
-		ReservationVoided: &rateguardv1.ReservationVoided{Outcome: end(rateguardv1.OutcomeKind_OUTCOME_KIND_VOIDED, 1, nil)}}}
+		ReservationVoided: &rateguardv1.ReservationVoided{Outcome: end(rateguardv1.OutcomeKind_OUTCOME_KIND_VOIDED, 1, nil)},
+	}}
 }
 
 func closed(cost int64) *rateguardv1.Event {
 	return &rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), Body: &rateguardv1.Event_ProducerClosed{
 		ProducerClosed: &rateguardv1.ProducerClosed{ProducerId: "p", Ends: []*rateguardv1.Outcome{
-			end(rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, 1, &cost)}}}}
+			end(rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, 1, &cost),
+		}},
+	}}
 }
 
 func corrected(revision uint32, cost int64) *rateguardv1.Event {
 	return &rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), Body: &rateguardv1.Event_CostCorrected{
-		CostCorrected: &rateguardv1.CostCorrected{Outcome: end(rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, revision, &cost), Reason: "reprice"}}}
+		CostCorrected: &rateguardv1.CostCorrected{Outcome: end(rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, revision, &cost), Reason: "reprice"},
+	}}
 }
 
 func TestReservationHasOneCostWhateverComes(t *testing.T) {
@@ -64,10 +72,16 @@ func TestReservationHasOneCostWhateverComes(t *testing.T) {
 		{"settled, then a closing that did not see it", []*rateguardv1.Event{settled(5), closed(9)}, []row{{1, "settled", 5, ""}, {2, "expired", 4, late}}},
 		{"voided costs nothing", []*rateguardv1.Event{voided(), voided()}, []row{{1, "voided", 0, ""}}},
 		{"unpriced, then repriced", []*rateguardv1.Event{unpriced(), corrected(2, 7)}, []row{{1, "settled", 0, ""}, {2, "settled", 7, "reprice"}}},
-		{"correction of a corrected one", []*rateguardv1.Event{settled(5), corrected(2, 7), corrected(3, 6)},
-			[]row{{1, "settled", 5, ""}, {2, "settled", 2, "reprice"}, {3, "settled", -1, "reprice"}}},
-		{"two corrections with one number", []*rateguardv1.Event{settled(5), corrected(2, 7), corrected(2, 6)},
-			[]row{{1, "settled", 5, ""}, {2, "settled", 2, "reprice"}, {3, "settled", -1, "reprice"}}},
+		{
+			"correction of a corrected one",
+			[]*rateguardv1.Event{settled(5), corrected(2, 7), corrected(3, 6)},
+			[]row{{1, "settled", 5, ""}, {2, "settled", 2, "reprice"}, {3, "settled", -1, "reprice"}},
+		},
+		{
+			"two corrections with one number",
+			[]*rateguardv1.Event{settled(5), corrected(2, 7), corrected(2, 6)},
+			[]row{{1, "settled", 5, ""}, {2, "settled", 2, "reprice"}, {3, "settled", -1, "reprice"}},
+		},
 		{"correction without an end", []*rateguardv1.Event{corrected(2, 7)}, []row{{2, "settled", 7, "reprice"}}},
 	}
 	for _, test := range tests {

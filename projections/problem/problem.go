@@ -36,7 +36,7 @@ type Field struct {
 }
 
 // Problem is an error with a status, as RFC 9457 writes it. Cause is logged and never shown.
-type Problem struct {
+type Problem struct { //nolint:errname // the name that RFC 9457 gives it
 	Type      string  `json:"type"`
 	Title     string  `json:"title"`
 	Status    int     `json:"status"`

@@ -48,11 +48,13 @@ func TestRowsOfEvents(t *testing.T) {
 		{"after_close", runner.Record{Event: request(&cost), AfterClose: true}},
 		{"closed", runner.Record{Event: event(func(e *rateguardv1.Event) {
 			e.Body = &rateguardv1.Event_ProducerClosed{ProducerClosed: &rateguardv1.ProducerClosed{
-				ProducerId: "gone", Rows: []*rateguardv1.RequestRecorded{recorded(&cost), {RequestId: "bare", StartedAtUnixUs: at.UnixMicro()}}}}
+				ProducerId: "gone", Rows: []*rateguardv1.RequestRecorded{recorded(&cost), {RequestId: "bare", StartedAtUnixUs: at.UnixMicro()}},
+			}}
 		})}},
 		{"denials", runner.Record{Event: event(func(e *rateguardv1.Event) {
 			e.Body = &rateguardv1.Event_DenialsAggregated{DenialsAggregated: &rateguardv1.DenialsAggregated{
-				KeyId: "key_1", ErrorCode: "rate_limit_exceeded", WindowStartUnixUs: at.UnixMicro(), Count: 40}}
+				KeyId: "key_1", ErrorCode: "rate_limit_exceeded", WindowStartUnixUs: at.UnixMicro(), Count: 40,
+			}}
 		})}},
 	}
 	for _, test := range tests {

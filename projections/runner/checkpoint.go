@@ -117,7 +117,8 @@ type observation struct {
 // observe reports the ends of owned partitions, as they were at the instant at, and returns their lag. It is not worth a wait for the disk.
 func observe(ctx context.Context, db interface {
 	BeginTx(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error)
-}, s scope, topicID uuid.UUID, at time.Time, seen []observation) (lag int64, err error) {
+}, s scope, topicID uuid.UUID, at time.Time, seen []observation,
+) (lag int64, err error) {
 	partitions, epochs, ends := make([]int32, len(seen)), make([]int64, len(seen)), make([]int64, len(seen))
 	for i, o := range seen {
 		partitions[i], epochs[i], ends[i] = o.partition, o.epoch, o.end

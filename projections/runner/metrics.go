@@ -49,8 +49,10 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.lag, m.asOf, m.rows, m.batches, m.repeats, m.missing, m.deadLetters, m.generations,
-		m.sessions, m.damaged} {
+	for _, c := range []prometheus.Collector{
+		m.lag, m.asOf, m.rows, m.batches, m.repeats, m.missing, m.deadLetters, m.generations,
+		m.sessions, m.damaged,
+	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}

@@ -230,5 +230,5 @@ func (r *Runner) Run(ctx context.Context) error {
 		backoff = min(2*backoff, maxBackoff)
 	}
 	r.setReady(errNotStarted)
-	return nil
+	return nil //nolint:nilerr // the last session ended because it was told to
 }

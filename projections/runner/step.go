@@ -30,7 +30,7 @@ func (s *session) drain(ctx context.Context, p *partition) error {
 
 // cut returns the number of records of the next batch: exactly the pending range where there is one, else as many as fit.
 func (s *session) cut(p *partition) (n int, complete bool) {
-	if w := p.checkpoint.pending; w != nil {
+	if w := p.pending; w != nil {
 		for n < len(p.buffer) && p.buffer[n].offset <= w.to {
 			n++
 		}
@@ -64,8 +64,8 @@ func (s *session) apply(ctx context.Context, p *partition, entries []entry) erro
 	if err := s.bury(ctx, p, entries); err != nil {
 		return err
 	}
-	b := Batch{Generation: s.generation, TopicID: s.topicID, Partition: p.partition, From: p.checkpoint.next, Records: records}
-	if w := p.checkpoint.pending; w != nil {
+	b := Batch{Generation: s.generation, TopicID: s.topicID, Partition: p.partition, From: p.next, Records: records}
+	if w := p.pending; w != nil {
 		// The range starts where the crashed owner's did; records before it that the log no longer has cannot come.
 		b.From, b.To = w.from, w.to
 	} else {
@@ -97,7 +97,7 @@ func (s *session) apply(ctx context.Context, p *partition, entries []entry) erro
 func (s *session) applyTransactional(ctx context.Context, p *partition, t Transactional, b Batch, newest time.Time) (rows int64, err error) {
 	err = pgx.BeginFunc(ctx, s.r.cfg.Pool, func(tx pgx.Tx) error {
 		// The checkpoint is locked first, so that a zombie waits here and then finds itself fenced.
-		if err := p.checkpoint.lock(ctx, tx); err != nil {
+		if err := p.lock(ctx, tx); err != nil {
 			return err
 		}
 		rows, err = t.Apply(ctx, tx, b)
@@ -112,12 +112,12 @@ func (s *session) applyTransactional(ctx context.Context, p *partition, t Transa
 	if err != nil {
 		return 0, err
 	}
-	p.checkpoint.moved(b.To)
+	p.moved(b.To)
 	return rows, nil
 }
 
 func (s *session) advance(ctx context.Context, tx pgx.Tx, p *partition, to, rows int64, newest time.Time) error {
-	if err := p.checkpoint.advance(ctx, tx, to, rows, newest); err != nil {
+	if err := p.advance(ctx, tx, to, rows, newest); err != nil {
 		return err
 	}
 	return p.marks.save(ctx, tx, s.scope)
@@ -129,14 +129,14 @@ func (s *session) applyRanged(ctx context.Context, p *partition, t Ranged, b Bat
 	rows := int64(len(block.Rows))
 	token := fmt.Sprintf("%s/%s/%s/%d/%d-%d/%s", s.projection, b.Generation, b.TopicID, b.Partition, b.From, b.To, block.SHA)
 	insert := rows > 0
-	recovering := p.checkpoint.pending != nil
+	recovering := p.pending != nil
 	if recovering {
 		var err error
 		if insert, token, err = s.recover(ctx, p, t, b, block, token); err != nil {
 			return 0, err
 		}
 	} else if insert {
-		if err := p.checkpoint.announce(ctx, s.r.cfg.Pool, pending{from: b.From, to: b.To, rows: rows, sha: block.SHA}); err != nil {
+		if err := p.announce(ctx, s.r.cfg.Pool, pending{from: b.From, to: b.To, rows: rows, sha: block.SHA}); err != nil {
 			return 0, err
 		}
 		if err := s.r.cfg.Fail(StepAnnounced); err != nil {
@@ -152,7 +152,7 @@ func (s *session) applyRanged(ctx context.Context, p *partition, t Ranged, b Bat
 	if err != nil {
 		return 0, err
 	}
-	p.checkpoint.moved(b.To)
+	p.moved(b.To)
 	return rows, nil
 }
 
@@ -163,7 +163,7 @@ func (s *session) insert(ctx context.Context, p *partition, t Ranged, b Batch, b
 	want := int64(len(block.Rows))
 	tokens := []string{token}
 	if recovering {
-		tokens = append(tokens, fmt.Sprintf("%s/epoch-%d-again", token, p.checkpoint.epoch))
+		tokens = append(tokens, fmt.Sprintf("%s/epoch-%d-again", token, p.epoch))
 	}
 	for _, token := range tokens {
 		if err := t.Insert(ctx, block, token); err != nil {
@@ -192,7 +192,7 @@ func (s *session) insert(ctx context.Context, p *partition, t Ranged, b Batch, b
 // recover looks what an announced batch left in the target. The window in which the store remembers tokens
 // may have passed, so it is the rows that are counted.
 func (s *session) recover(ctx context.Context, p *partition, t Ranged, b Batch, block Block, token string) (insert bool, newToken string, err error) {
-	w := *p.checkpoint.pending
+	w := *p.pending
 	rows := int64(len(block.Rows))
 	got, err := t.Count(ctx, b.rng())
 	if err != nil {
@@ -216,12 +216,12 @@ func (s *session) recover(ctx context.Context, p *partition, t Ranged, b Batch, 
 			return false, "", fmt.Errorf("deleting %d-%d of partition %d: %w", b.From, b.To, p.partition, err)
 		}
 		// The store still remembers the token of the rows that were deleted.
-		token = fmt.Sprintf("%s/epoch-%d", token, p.checkpoint.epoch)
+		token = fmt.Sprintf("%s/epoch-%d", token, p.epoch)
 	}
 	if block.SHA != w.sha {
 		log.Warn("announced batch is formed differently now")
 	}
-	if err := p.checkpoint.announce(ctx, s.r.cfg.Pool, pending{from: w.from, to: w.to, rows: rows, sha: block.SHA}); err != nil {
+	if err := p.announce(ctx, s.r.cfg.Pool, pending{from: w.from, to: w.to, rows: rows, sha: block.SHA}); err != nil {
 		return false, "", err
 	}
 	return rows > 0, token, nil

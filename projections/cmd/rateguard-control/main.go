@@ -78,7 +78,7 @@ func serve(ctx context.Context, cfg control.Config, opsAddr string) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := server.Ready(); err != nil {
+		if err := server.Ready(); err != nil { //nolint:contextcheck // it answers from what is known
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		}
 	})
