@@ -65,7 +65,7 @@ func (c *Config) generateSecrets() error {
 }
 
 // keep returns the content of a file, which it makes when it is not there.
-func keep(path string, make func() string) (string, error) {
+func keep(path string, generate func() string) (string, error) {
 	have, err := os.ReadFile(path) //nolint:gosec // G304: in the data folder
 	if err == nil && strings.TrimSpace(string(have)) != "" {
 		return strings.TrimSpace(string(have)), nil
@@ -73,7 +73,7 @@ func keep(path string, make func() string) (string, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("reading a secret: %w", err)
 	}
-	v := make()
+	v := generate()
 	return v, writeSecret(path, v)
 }
 

@@ -1,6 +1,7 @@
 package standalone
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -9,8 +10,9 @@ import (
 )
 
 // listen opens every socket before anything else starts, so that a port in use is said at once.
-func (c *Config) listen() error {
+func (c *Config) listen(ctx context.Context) error {
 	var errs []error
+	var lc net.ListenConfig
 	for _, s := range []struct {
 		flag, addr string
 		l          *net.Listener
@@ -23,7 +25,7 @@ func (c *Config) listen() error {
 		if *s.l != nil || s.addr == "" {
 			continue
 		}
-		l, err := net.Listen("tcp", s.addr)
+		l, err := lc.Listen(ctx, "tcp", s.addr)
 		if errors.Is(err, syscall.EADDRINUSE) {
 			env := "RATEGUARD_" + strings.ToUpper(strings.ReplaceAll(s.flag, "-", "_"))
 			errs = append(errs, fmt.Errorf("%s is in use by another program: stop it, or choose another address with --%s or %s", s.addr, s.flag, env))

@@ -32,7 +32,7 @@ func serveOps(ctx context.Context, l net.Listener, reg *prometheus.Registry, rea
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = server.Close()
 	}
-	<-served
+	<-served //nolint:errcheck // says that it was shut down
 	return err
 }
 

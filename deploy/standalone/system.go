@@ -96,7 +96,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger, progress fetch.Pro
 }
 
 func (s *System) start(ctx context.Context, progress fetch.Progress) error {
-	if err := s.cfg.listen(); err != nil {
+	if err := s.cfg.listen(ctx); err != nil {
 		return err
 	}
 	s.ownToken = s.cfg.AdminToken == ""

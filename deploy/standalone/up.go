@@ -22,7 +22,7 @@ func Up(ctx context.Context, cfg Config, log *slog.Logger, out io.Writer) error 
 	s, err := Start(ctx, cfg, log, printer.progress)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil // told to stop while starting
+			return nil //nolint:nilerr // told to stop while starting
 		}
 		return err
 	}

@@ -64,7 +64,7 @@ type Process struct {
 // Exec starts the program and waits until it is ready. The context bounds the wait, not the
 // life of the child.
 func Exec(ctx context.Context, spec Spec) (*Process, error) {
-	p, err := launch(spec)
+	p, err := launch(spec) //nolint:contextcheck // its life is not the context's
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (p *Process) start() error {
 		path = selfPath()
 		env = append(env, roleVariable+"="+p.spec.Name)
 	}
-	//nolint:gosec // G204: the program is chosen by the engines, not by a request
+	//nolint:gosec,noctx // Stop ends it, in the order of its Spec; G204: the program is chosen by the engines, not by a request
 	p.cmd = exec.Command(path, p.spec.Args...)
 	if self {
 		p.cmd.Args[0] = os.Args[0] + " " + p.spec.Name // what ps shows

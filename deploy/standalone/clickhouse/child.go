@@ -84,7 +84,7 @@ func serve(in *os.File) error {
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
 	err = server.Shutdown(drain)
-	<-served
+	<-served //nolint:errcheck // says that it was shut down
 	return errors.Join(err, h.pool.close(drain))
 }
 

@@ -79,12 +79,12 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("making a password: %w", err)
 	}
 	s := &Server{password: hex.EncodeToString(raw)}
-	if err := s.listen(); err != nil {
+	if err := s.listen(ctx); err != nil {
 		return nil, err
 	}
 	settings := maps.Clone(limits)
 	maps.Copy(settings, cfg.Settings)
-	input, err := json.Marshal(childConfig{
+	input, err := json.Marshal(childConfig{ //nolint:gosec // G117: for the child's standard input
 		Library: library, Path: dir, User: user, Password: s.password, Sessions: sessions, Settings: settings,
 	})
 	if err != nil {
@@ -100,13 +100,14 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 }
 
 // listen opens the socket that the child serves.
-func (s *Server) listen() error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func (s *Server) listen(ctx context.Context) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return fmt.Errorf("listening for ClickHouse: %w", err)
 	}
 	s.address = l.Addr().String()
-	s.socket, err = l.(*net.TCPListener).File()
+	s.socket, err = l.(*net.TCPListener).File() //nolint:errcheck,forcetypeassert // of network tcp
 	if err = errors.Join(err, l.Close()); err != nil {
 		return fmt.Errorf("listening for ClickHouse: %w", err)
 	}

@@ -105,7 +105,7 @@ func (e *engine) connect(args []string) (*session, error) {
 	for i, a := range args {
 		b := append([]byte(a), 0)
 		pin.Pin(&b[0])
-		argv[i] = unsafe.Pointer(&b[0])
+		argv[i] = unsafe.Pointer(&b[0]) //nolint:gosec // G103: an argument of the C interface, pinned
 	}
 	pin.Pin(&argv[0])
 	h := e.connectFn(int32(len(args)), unsafe.Pointer(&argv[0])) //nolint:gosec // G115: a handful of arguments
@@ -145,8 +145,8 @@ func newCall(sql, format string, params []param) *call {
 	c.pin.Pin(&values[0])
 	c.pin.Pin(&nameLens[0])
 	c.pin.Pin(&valueLens[0])
-	c.names, c.values = unsafe.Pointer(&names[0]), unsafe.Pointer(&values[0])
-	c.nameLens, c.valueLens = unsafe.Pointer(&nameLens[0]), unsafe.Pointer(&valueLens[0])
+	c.names, c.values = unsafe.Pointer(&names[0]), unsafe.Pointer(&values[0])             //nolint:gosec // G103: an argument of the C interface, pinned
+	c.nameLens, c.valueLens = unsafe.Pointer(&nameLens[0]), unsafe.Pointer(&valueLens[0]) //nolint:gosec // G103: an argument of the C interface, pinned
 	return c
 }
 
@@ -156,7 +156,7 @@ func (c *call) text(s string) (unsafe.Pointer, uintptr) {
 	b := make([]byte, len(s)+1)
 	copy(b, s)
 	c.pin.Pin(&b[0])
-	return unsafe.Pointer(&b[0]), uintptr(len(s))
+	return unsafe.Pointer(&b[0]), uintptr(len(s)) //nolint:gosec // G103: an argument of the C interface, pinned
 }
 
 func (c *call) release() { c.pin.Unpin() }
@@ -230,7 +230,7 @@ func (s *session) insert(sql, format string, params []param, body io.Reader) (st
 	defer pin.Unpin()
 	for {
 		n, err := io.ReadFull(body, buf)
-		if n > 0 && s.e.streamAppend(h, unsafe.Pointer(&buf[0]), uintptr(n)) != 0 {
+		if n > 0 && s.e.streamAppend(h, unsafe.Pointer(&buf[0]), uintptr(n)) != 0 { //nolint:gosec // G103: the engine copies it
 			break // done says why
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -280,7 +280,7 @@ func (e *engine) deliver(r unsafe.Pointer, sink func([]byte) error) error {
 	if n == 0 || sink == nil {
 		return nil
 	}
-	return sink(unsafe.Slice((*byte)(e.resultBuffer(r)), n))
+	return sink(unsafe.Slice((*byte)(e.resultBuffer(r)), n)) //nolint:gosec // G103: the engine owns it until the result is freed
 }
 
 // text copies a C string.

@@ -123,7 +123,7 @@ func strip(sql string) string { return sql[len(leading.FindString(sql)):] }
 // firstWord returns the statement's verb in capitals.
 func firstWord(sql string) string {
 	sql = strip(sql)
-	end := strings.IndexFunc(sql, func(r rune) bool { return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') })
+	end := strings.IndexFunc(sql, func(r rune) bool { return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') })
 	if end < 0 {
 		end = len(sql)
 	}

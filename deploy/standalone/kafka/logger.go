@@ -19,7 +19,7 @@ var _ kfake.Logger = (*logger)(nil)
 
 // Logf takes one line of the broker.
 func (l *logger) Logf(level kfake.LogLevel, msg string, args ...any) {
-	to := slog.LevelDebug
+	var to slog.Level
 	switch level {
 	case kfake.LogLevelError:
 		to = slog.LevelError

@@ -56,7 +56,7 @@ func (c *cluster) dropStaleLock() error {
 	lines := strings.Split(string(raw), "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(lines[0]))
 	if err != nil || syscall.Kill(pid, 0) != nil {
-		return nil // PostgreSQL sees by itself that nobody holds it
+		return nil //nolint:nilerr // PostgreSQL sees by itself that nobody holds it
 	}
 	if len(lines) > sharedMemoryLine {
 		if fields := strings.Fields(lines[sharedMemoryLine]); len(fields) == 2 && attached(fields[1]) {

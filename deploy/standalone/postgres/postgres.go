@@ -232,7 +232,7 @@ func (c *cluster) start(ctx context.Context) (*Server, error) {
 }
 
 func (c *cluster) launch(ctx context.Context, password string) (*Server, error) {
-	ports, err := child.Ports(1)
+	ports, err := child.Ports(ctx, 1)
 	if err != nil {
 		return nil, err
 	}

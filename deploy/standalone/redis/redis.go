@@ -97,7 +97,7 @@ func find(binary string) (string, error) {
 }
 
 func launch(ctx context.Context, cfg Config, binary string) (*Server, error) {
-	ports, err := child.Ports(1)
+	ports, err := child.Ports(ctx, 1)
 	if err != nil {
 		return nil, err
 	}
