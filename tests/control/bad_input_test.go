@@ -31,7 +31,7 @@ func TestBadInput(t *testing.T) {
 		{"two objects", "POST", ws + "/keys", `{"name":"a"}{}`, 400, ""},
 		{"not UTF-8", "POST", ws + "/keys", "{\"name\":\"\xff\"}", 400, ""},
 		{"too large", "POST", ws + "/keys", `{"name":"` + strings.Repeat("x", 1<<20) + `"}`, 413, ""},
-		{"unknown field", "POST", ws + "/keys", `{"name":"a","nmae":"b"}`, 400, "nmae"},
+		{"unknown field", "POST", ws + "/keys", `{"name":"a","colour":"b"}`, 400, "colour"},
 		{"other case", "POST", ws + "/keys", `{"Name":"a"}`, 400, "Name"},
 		{"field twice", "POST", ws + "/keys", `{"name":"a","name":"b"}`, 400, "name"},
 		{"no name", "POST", ws + "/keys", `{}`, 400, "name"},

@@ -17,14 +17,29 @@ func TestAnotherTenantIsNotThere(t *testing.T) {
 	s.root().do("PUT", theirs+"/routes/r", anyRoute).want(t, 201)
 	me := s.with(secret)
 	for _, c := range [][2]string{
-		{"GET", theirs}, {"PATCH", theirs}, {"DELETE", theirs},
-		{"GET", theirs + "/keys"}, {"POST", theirs + "/keys"}, {"GET", theirs + "/keys/" + theirKey}, {"PATCH", theirs + "/keys/" + theirKey},
-		{"POST", theirs + "/keys/" + theirKey + "/rotate"}, {"POST", theirs + "/keys/" + theirKey + "/revoke"},
-		{"GET", theirs + "/routes"}, {"GET", theirs + "/routes/r"}, {"PUT", theirs + "/routes/r"}, {"DELETE", theirs + "/routes/r"},
-		{"GET", theirs + "/usage?from=x"}, {"GET", theirs + "/requests?limit=x"}, {"GET", theirs + "/requests/x"}, {"GET", theirs + "/requests/x/explain"},
+		{"GET", theirs},
+		{"PATCH", theirs},
+		{"DELETE", theirs},
+		{"GET", theirs + "/keys"},
+		{"POST", theirs + "/keys"},
+		{"GET", theirs + "/keys/" + theirKey},
+		{"PATCH", theirs + "/keys/" + theirKey},
+		{"POST", theirs + "/keys/" + theirKey + "/rotate"},
+		{"POST", theirs + "/keys/" + theirKey + "/revoke"},
+		{"GET", theirs + "/routes"},
+		{"GET", theirs + "/routes/r"},
+		{"PUT", theirs + "/routes/r"},
+		{"DELETE", theirs + "/routes/r"},
+		{"GET", theirs + "/usage?from=x"},
+		{"GET", theirs + "/requests?limit=x"},
+		{"GET", theirs + "/requests/x"},
+		{"GET", theirs + "/requests/x/explain"},
 		// Their things through my own workspace.
-		{"GET", mine + "/keys/" + theirKey}, {"PATCH", mine + "/keys/" + theirKey}, {"POST", mine + "/keys/" + theirKey + "/rotate"},
-		{"POST", mine + "/keys/" + theirKey + "/revoke"}, {"GET", mine + "/routes/r"},
+		{"GET", mine + "/keys/" + theirKey},
+		{"PATCH", mine + "/keys/" + theirKey},
+		{"POST", mine + "/keys/" + theirKey + "/rotate"},
+		{"POST", mine + "/keys/" + theirKey + "/revoke"},
+		{"GET", mine + "/routes/r"},
 	} {
 		if got := me.do(c[0], c[1], `{"broken`); got.status != 404 {
 			t.Errorf("%s %s: got %d, want 404: %s", c[0], c[1], got.status, got.raw)
@@ -43,8 +58,11 @@ func TestCredentials(t *testing.T) {
 	for _, c := range []struct {
 		name, header, code string
 	}{
-		{"none", "", "invalid_api_key"}, {"basic", "Basic " + adminToken, "invalid_api_key"}, {"empty", "Bearer ", "invalid_api_key"},
-		{"prefix of the root token", "Bearer " + adminToken[:10], "invalid_api_key"}, {"unknown key", "Bearer rg_" + strings.Repeat("a", 32), "invalid_api_key"},
+		{"none", "", "invalid_api_key"},
+		{"basic", "Basic " + adminToken, "invalid_api_key"},
+		{"empty", "Bearer ", "invalid_api_key"},
+		{"prefix of the root token", "Bearer " + adminToken[:10], "invalid_api_key"},
+		{"unknown key", "Bearer rg_" + strings.Repeat("a", 32), "invalid_api_key"},
 		{"key with a tail", "Bearer " + secret + "x", "invalid_api_key"},
 	} {
 		got := s.with("").set("Authorization", c.header).do("GET", ws+"/keys", nil)

@@ -69,11 +69,15 @@ func TestPoisonGoesToTheDeadLetters(t *testing.T) {
 		{Topic: topics.Requests.Name, Value: tr.recorded(tr.newRequest("ws_9", "producer-1")).Value},
 		{Topic: topics.Requests.Name, Key: []byte("ws_other"), Value: tr.recorded(tr.newRequest("ws_8", "producer-1")).Value},
 		tr.record(topics.Requests, "ws_1", "producer-9", &rateguardv1.Event{Body: &rateguardv1.Event_RequestRecorded{
-			RequestRecorded: &rateguardv1.RequestRecorded{RequestId: "no time"}}}),
+			RequestRecorded: &rateguardv1.RequestRecorded{RequestId: "no time"},
+		}}),
 		// The same record is refused by ledger and by balances.
-		tr.record(topics.Costs, "ws_1", "producer-9", &rateguardv1.Event{OccurredAtUnixUs: epoch.UnixMicro(),
+		tr.record(topics.Costs, "ws_1", "producer-9", &rateguardv1.Event{
+			OccurredAtUnixUs: epoch.UnixMicro(),
 			Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{
-				Outcome: tr.newRequest("ws_1", "").outcome(rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, -1)}}}),
+				Outcome: tr.newRequest("ws_1", "").outcome(rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, -1),
+			}},
+		}),
 	}
 	r.send(poison...)
 	r.send(tr.load(10)...)

@@ -26,8 +26,10 @@ func TestWipedStoresAreMadeAgain(t *testing.T) {
 		{"PostgreSQL lost everything, ClickHouse is left", func(r *rig) {
 			r.exec(r.pg, "DROP SCHEMA public, control, migrations CASCADE")
 		}, []string{"requests", "ledger", "balances"}},
-		{"PostgreSQL lost the schema of the read models", func(r *rig) { r.exec(r.pg, "DROP SCHEMA public CASCADE") },
-			[]string{"requests", "ledger", "balances"}},
+		{
+			"PostgreSQL lost the schema of the read models", func(r *rig) { r.exec(r.pg, "DROP SCHEMA public CASCADE") },
+			[]string{"requests", "ledger", "balances"},
+		},
 		{"PostgreSQL lost the table of the ledger", func(r *rig) { r.exec(r.pg, "DROP TABLE ledger") }, []string{"ledger"}},
 		{"nothing", func(*rig) {}, nil},
 	}

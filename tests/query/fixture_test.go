@@ -143,14 +143,18 @@ func newRow(ws string, at time.Time) row {
 		id[i] = byte(ms >> (8 * (5 - i)))
 	}
 	cost := int64(0)
-	return row{workspace: ws, id: id.String(), key: "key_a", route: "openai", model: "gpt-4o", endpoint: "/v1/chat/completions", at: at,
-		status: 200, input: 10, output: 5, cost: &cost, latency: 1000, checks: "[]"}
+	return row{
+		workspace: ws, id: id.String(), key: "key_a", route: "openai", model: "gpt-4o", endpoint: "/v1/chat/completions", at: at,
+		status: 200, input: 10, output: 5, cost: &cost, latency: 1000, checks: "[]",
+	}
 }
 
 func (r *rig) insert(rows ...row) {
 	r.t.Helper()
-	columns := []string{"workspace", "time", "id", "key_id", "route", "provider", "model", "endpoint", "method", "status", "decision",
-		"input_tokens", "cached_tokens", "output_tokens", "cost_nano", "latency_us", "reservation_ids", "checks", "policy_version", "_generation", "_offset"}
+	columns := []string{
+		"workspace", "time", "id", "key_id", "route", "provider", "model", "endpoint", "method", "status", "decision",
+		"input_tokens", "cached_tokens", "output_tokens", "cost_nano", "latency_us", "reservation_ids", "checks", "policy_version", "_generation", "_offset",
+	}
 	var values [][]any
 	for i, x := range rows {
 		decision := "forwarded"
@@ -160,8 +164,10 @@ func (r *rig) insert(rows ...row) {
 		if x.reservations == nil {
 			x.reservations = []string{}
 		}
-		values = append(values, []any{x.workspace, x.at, x.id, x.key, x.route, "openai", x.model, x.endpoint, "POST", uint16(x.status), decision,
-			x.input, x.cached, x.output, x.cost, x.latency, x.reservations, x.checks, uint64(7), "g1", int64(i)})
+		values = append(values, []any{
+			x.workspace, x.at, x.id, x.key, x.route, "openai", x.model, x.endpoint, "POST", uint16(x.status), decision,
+			x.input, x.cached, x.output, x.cost, x.latency, x.reservations, x.checks, uint64(7), "g1", int64(i),
+		})
 	}
 	if err := store.Requests(r.store).Insert(r.t.Context(), columns, values, rand.Text()); err != nil {
 		r.t.Fatalf("inserting rows: %v", err)

@@ -36,8 +36,20 @@ type usageRow struct {
 
 var noon = time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
 
+// groupings are how the tests group rows themselves, by the names of group_by.
+var groupings = map[string]func(row) string{
+	"":         func(row) string { return "" },
+	"model":    func(x row) string { return x.model },
+	"key":      func(x row) string { return x.key },
+	"route":    func(x row) string { return x.route },
+	"endpoint": func(x row) string { return x.endpoint },
+	"status":   func(x row) string { return fmt.Sprint(x.status) },
+	"hour":     func(x row) string { return x.at.Truncate(time.Hour).Format(time.RFC3339) },
+	"day":      func(x row) string { return x.at.Truncate(24 * time.Hour).Format(time.RFC3339) },
+}
+
 // TestSumsEqualTheRows inserts random rows and compares every grouping with sums over the same rows, on whole
-// hours (answered from the hourly sums) and on odd ones (answered from the rows).
+// hours (answered from the hourly sums) and on odd ones (the edges answered from the rows).
 func TestSumsEqualTheRows(t *testing.T) {
 	r := newRig(t)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -59,16 +71,6 @@ func TestSumsEqualTheRows(t *testing.T) {
 	}
 	r.insert(rows...)
 	r.insert(newRow(r.theirs, noon.Add(time.Hour)))
-	groupings := map[string]func(row) string{
-		"":         func(row) string { return "" },
-		"model":    func(x row) string { return x.model },
-		"key":      func(x row) string { return x.key },
-		"route":    func(x row) string { return x.route },
-		"endpoint": func(x row) string { return x.endpoint },
-		"status":   func(x row) string { return fmt.Sprint(x.status) },
-		"hour":     func(x row) string { return x.at.Truncate(time.Hour).Format(time.RFC3339) },
-		"day":      func(x row) string { return x.at.Truncate(24 * time.Hour).Format(time.RFC3339) },
-	}
 	for name, of := range groupings {
 		for _, span := range [][2]time.Time{
 			{noon, noon.Add(72 * time.Hour)},
@@ -109,30 +111,46 @@ func sums(rows []row, span [2]time.Time, of func(row) string) map[string]sum {
 		if x.at.Before(span[0]) || !x.at.Before(span[1]) {
 			continue
 		}
-		s := all[of(x)]
-		s.requests++
-		if x.status >= 400 {
-			s.errors++
-		}
-		if x.denied {
-			s.denied++
-		}
-		s.input, s.cached, s.output = s.input+x.input, s.cached+x.cached, s.output+x.output
-		if x.cost != nil {
-			s.cost += *x.cost
-		}
-		all[of(x)] = s
+		all[of(x)] = all[of(x)].plus(x)
 	}
 	return all
 }
 
+func total(rows []row) sum {
+	var s sum
+	for _, x := range rows {
+		s = s.plus(x)
+	}
+	return s
+}
+
+func (s sum) plus(x row) sum {
+	s.requests++
+	if x.status >= 400 {
+		s.errors++
+	}
+	if x.denied {
+		s.denied++
+	}
+	s.input, s.cached, s.output = s.input+x.input, s.cached+x.cached, s.output+x.output
+	if x.cost != nil {
+		s.cost += *x.cost
+	}
+	return s
+}
+
+// sumOf returns the sums of a group in an answer.
+func sumOf(g usageRow) (sum, error) {
+	cost, err := money.ParseUSD(g.CostUSD)
+	return sum{g.Requests, g.Errors, g.Denied, g.InputTokens, g.CachedTokens, g.OutputTokens, int64(cost)}, err
+}
+
 func compare(t *testing.T, got usageRow, want sum) {
 	t.Helper()
-	cost, err := money.ParseUSD(got.CostUSD)
+	have, err := sumOf(got)
 	if err != nil {
 		t.Fatalf("cost_usd: %v", err)
 	}
-	have := sum{got.Requests, got.Errors, got.Denied, got.InputTokens, got.CachedTokens, got.OutputTokens, int64(cost)}
 	if have != want {
 		t.Errorf("sums: got %+v, want %+v", have, want)
 	}
