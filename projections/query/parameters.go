@@ -59,7 +59,16 @@ func readSpan(q url.Values, now time.Time) (span, error) {
 	if len(errs) > 0 {
 		return span{}, problem.Invalid(errs...)
 	}
-	return s, nil
+	return span{wholeMicro(s.from), wholeMicro(s.to)}, nil
+}
+
+// wholeMicro returns the first microsecond at or after t. Rows have whole microseconds, so that a bound means the same rows.
+func wholeMicro(t time.Time) time.Time {
+	whole := t.Truncate(time.Microsecond)
+	if whole.Before(t) {
+		whole = whole.Add(time.Microsecond)
+	}
+	return whole
 }
 
 func readTime(q url.Values, name string) (time.Time, *problem.Field) {

@@ -55,12 +55,11 @@ type group struct {
 	into      func(*UsageRow) any
 }
 
-// hour is the expression by which the table keeps its hourly sums: only a query that cuts time with it reads them
-// instead of the rows.
-const hour = "toStartOfHour(time)"
+// bucket stands in the SQL of a group for time: hour in a piece that is answered from the hourly sums.
+const bucket = "{{bucket}}"
 
-// groups are the names that group_by takes. bucket is time, or hour where the hourly sums serve.
-func groups(bucket string) []group {
+// groups are the names that group_by takes.
+func groups() []group {
 	return []group{
 		{"route", "route", func(r *UsageRow) any { r.Route = new(string); return r.Route }},
 		{"model", "model", func(r *UsageRow) any { r.Model = new(string); return r.Model }},
@@ -75,6 +74,7 @@ func groups(bucket string) []group {
 // usageQuestion is a question for sums, read and checked.
 type usageQuestion struct {
 	span   span
+	pieces []piece
 	groups []group
 	filter filter
 	limit  int
@@ -118,14 +118,12 @@ func readUsage(workspace string, q url.Values, now time.Time) (usageQuestion, er
 		return question, err
 	}
 	// The hourly sums serve where nothing is cut finer than an hour.
-	bucket := "time"
-	if aligned(question.span.from) && aligned(question.span.to) && step%time.Hour == 0 {
-		bucket = hour
-	}
+	question.pieces = cut(question.span, step%time.Hour == 0)
 	f := &question.filter
 	f.add("workspace = {workspace:String}", param("workspace", workspace))
-	f.add(bucket+" >= fromUnixTimestamp64Micro({from:Int64}, 'UTC')", param("from", question.span.from.UnixMicro()))
-	f.add(bucket+" < fromUnixTimestamp64Micro({to:Int64}, 'UTC')", param("to", question.span.to.UnixMicro()))
+	for i, p := range question.pieces {
+		f.params = append(f.params, p.params(i)...)
+	}
 	if err := f.addEqualities(q); err != nil {
 		return question, err
 	}
@@ -136,7 +134,7 @@ func readUsage(workspace string, q url.Values, now time.Time) (usageQuestion, er
 			func(r *UsageRow) any { r.Time = new(time.Time); return r.Time },
 		})
 	}
-	if err := question.readGroups(q.Get("group_by"), bucket); err != nil {
+	if err := question.readGroups(q.Get("group_by")); err != nil {
 		return question, err
 	}
 	if question.limit, err = readLimit(q, defaultRows, maxRows); err != nil {
@@ -156,8 +154,6 @@ func readUsage(workspace string, q url.Values, now time.Time) (usageQuestion, er
 	f.params = append(f.params, param("limit", uint64(question.limit)+1), param("offset", uint64(question.offset))) //nolint:gosec // both are checked
 	return question, nil
 }
-
-func aligned(t time.Time) bool { return t.Equal(t.Truncate(time.Hour)) }
 
 // readInterval reads the width of time buckets; 0: none.
 func readInterval(text string, over span) (time.Duration, error) {
@@ -181,11 +177,11 @@ func readInterval(text string, over span) (time.Duration, error) {
 	return d, nil
 }
 
-func (u *usageQuestion) readGroups(text, bucket string) error {
+func (u *usageQuestion) readGroups(text string) error {
 	if text == "" {
 		return nil
 	}
-	known := groups(bucket)
+	known := groups()
 	for name := range strings.SplitSeq(text, ",") {
 		name = strings.TrimSpace(name)
 		i := slices.IndexFunc(known, func(g group) bool { return g.name == name })
@@ -198,24 +194,6 @@ func (u *usageQuestion) readGroups(text, bucket string) error {
 		u.groups = append(u.groups, known[i])
 	}
 	return nil
-}
-
-// sql returns the text. Everything in it is ours: values are bound by name.
-func (u *usageQuestion) sql() string {
-	var columns, names []string
-	for i, g := range u.groups {
-		name := "g" + strconv.Itoa(i)
-		columns = append(columns, g.sql+" AS "+name)
-		names = append(names, name)
-	}
-	columns = append(columns, "sum(requests)", "sumIf(requests, status >= 400)", "sumIf(requests, decision = 'denied')",
-		"sum(input_tokens)", "sum(cached_tokens)", "sum(output_tokens)", "sum(cost_nano)", "quantilesTDigest(0.5, 0.95, 0.99)(latency_us)")
-	text := "SELECT " + strings.Join(columns, ", ") + " FROM requests WHERE " + u.filter.where()
-	if len(names) > 0 {
-		list := strings.Join(names, ", ")
-		text += " GROUP BY " + list + " ORDER BY " + list
-	}
-	return text + " LIMIT {limit:UInt64} OFFSET {offset:UInt64}"
 }
 
 func (u *usageQuestion) scan(rows driver.Rows) (UsageRow, error) {

@@ -56,14 +56,15 @@ CREATE TABLE IF NOT EXISTS {{table}}
     CONSTRAINT one_generation CHECK _generation = '{{generation}}',
 
     -- Hourly sums, kept in each part, so that they can never disagree with the rows. A query uses them when it
-    -- names no other columns and cuts time by toStartOfHour(time).
+    -- names no other columns, cuts time by toStartOfHour(time) and writes each aggregate as it stands here: the state of
+    -- the percentiles too, as only states of several ranges can be merged.
     PROJECTION hourly
     (
         SELECT
             workspace, toStartOfHour(time), route, model, endpoint, provider, key_id, status, decision,
             sum(requests), sum(input_tokens), sum(cached_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens),
             sum(cost_nano), sumIf(requests, status >= 400), sumIf(requests, decision = 'denied'),
-            quantilesTDigest(0.5, 0.95, 0.99)(latency_us)
+            quantilesTDigestState(0.5, 0.95, 0.99)(latency_us)
         GROUP BY workspace, toStartOfHour(time), route, model, endpoint, provider, key_id, status, decision
     )
 )
