@@ -211,7 +211,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.log.Debug("answer was cut", slog.String("request_id", c.ID),
 			slog.String("workspace", workspaceID(c)), slog.Any("error", err))
 		// The documented way to cut a connection: the client must not take what it has for the whole answer.
-		panic(http.ErrAbortHandler)
+		panic(http.ErrAbortHandler) //nolint:forbidigo // there is no other way
 	}
 	e := call.AsError(err)
 	s.errors.WithLabelValues(string(e.Code)).Inc()
@@ -220,9 +220,14 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			slog.String("code", string(e.Code)), slog.Any("error", err))
 	}
 	if e.Status == call.StatusClientGone {
-		return
+		// Returning would say 200 to a client that has only stopped to send.
+		panic(http.ErrAbortHandler) //nolint:forbidigo // there is no other way
 	}
+	closing := w.Header()["Connection"]
 	clear(w.Header())
+	if closing != nil {
+		w.Header()["Connection"] = closing
+	}
 	call.WriteError(w, c.Dialect, c.ID, e)
 }
 

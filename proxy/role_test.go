@@ -84,7 +84,7 @@ func TestRoleServesFromKafkaAndFromItsSnapshot(t *testing.T) {
 		}
 		b, _ := io.ReadAll(res.Body)
 		_ = res.Body.Close()
-		if res.StatusCode != 200 || string(b) != chatAnswer {
+		if res.StatusCode != http.StatusOK || string(b) != chatAnswer {
 			t.Errorf("got %d %s", res.StatusCode, b)
 		}
 		stop()

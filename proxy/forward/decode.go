@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"io"
 	"strings"
 )
@@ -82,7 +83,7 @@ func (t *transfer) encodedStream(encoding string) error {
 		n, err := t.read(*buf)
 		p := (*buf)[:n]
 		_, _ = w.Write(p) // the reader reads to the end
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			finish()
 			t.meter.End()
 			t.left()

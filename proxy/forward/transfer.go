@@ -42,6 +42,8 @@ func (t *transfer) run() error {
 	case !billed(ex.Status):
 		void(c)
 		return t.through(nil, false)
+	case c.Request.Method == http.MethodHead, ex.Status == http.StatusNoContent:
+		return t.through(nil, true) // the head is all
 	case strings.EqualFold(media, "text/event-stream"):
 		return t.stream()
 	case !c.Asked.Stream && isJSON(media) && ex.ContentLength <= int64(t.f.cfg.MaxBuffered):
@@ -105,7 +107,7 @@ func (t *transfer) whole() error {
 		n, err := t.read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
 		*buf = b
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -162,7 +164,7 @@ func (t *transfer) through(already []byte, billable bool) error {
 		n, err := t.read(*buf)
 		p := (*buf)[:n]
 		copied.add(p)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			if copied != nil {
 				t.measure(copied.bytes())
 			}
@@ -211,7 +213,7 @@ func (t *transfer) broken(err error, billable bool) error {
 
 // header sends the head of an answer whose body follows piece by piece.
 func (t *transfer) header() {
-	if t.ex.ContentLength >= 0 {
+	if t.ex.ContentLength >= 0 && t.ex.Status != http.StatusNoContent {
 		t.c.Writer.Header()["Content-Length"] = []string{strconv.FormatInt(t.ex.ContentLength, 10)}
 	}
 	t.c.Result.HeadersSent = true

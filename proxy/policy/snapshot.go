@@ -125,7 +125,7 @@ func (v *View) load(path string) (position, error) {
 
 func field(b []byte) (value, rest []byte, ok bool) {
 	n, size := binary.Uvarint(b)
-	if size <= 0 || n > uint64(len(b)-size) {
+	if size <= 0 || n > uint64(len(b)-size) { //nolint:gosec // size is not more than len(b)
 		return nil, nil, false
 	}
 	return b[size : size+int(n)], b[size+int(n):], true //nolint:gosec // not more than len(b)

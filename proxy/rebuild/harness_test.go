@@ -35,7 +35,7 @@ func startKafka(tb testing.TB) broker.Config {
 	tb.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.DataDir(tb.TempDir()), kfake.SyncWrites(),
 		kfake.SeedTopics(4, topics.Costs.Name, topics.Requests.Name), kfake.SeedTopics(1, topics.Producers.Name),
-		kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": "31536000000"}))
+		kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": "31536000000", "message.max.bytes": fmt.Sprint(topics.Costs.MaxMessageBytes)}))
 	must(tb, err)
 	tb.Cleanup(c.Close)
 	return broker.Config{Brokers: strings.Join(c.ListenAddrs(), ",")}
@@ -148,12 +148,17 @@ func (p *proxy) flush() {
 
 func (p *proxy) open(ws, request string, bound int64) {
 	p.tb.Helper()
+	p.openIn(ws, request, bound, &rateguardv1.RequestContext{Method: "POST"})
+}
+
+func (p *proxy) openIn(ws, request string, bound int64, about *rateguardv1.RequestContext) {
+	p.tb.Helper()
 	must(p.tb, p.AppendOpen(record(p.tb, topics.Costs, ws, &rateguardv1.Event{Body: &rateguardv1.Event_ReservationOpened{
 		ReservationOpened: &rateguardv1.ReservationOpened{
 			ReservationId: request + "/1", BoundNanoUsd: &bound, UnknownCostNanoUsd: &bound,
 			Subject: &rateguardv1.Subject{RequestId: request, Attempt: 1, Model: "m", OpenedAtUnixUs: 1},
 			Holds:   []*rateguardv1.Hold{{BudgetId: "b", AmountNanoUsd: bound}},
-			Context: &rateguardv1.RequestContext{Method: "POST"},
+			Context: about,
 		},
 	}})))
 }
@@ -161,8 +166,10 @@ func (p *proxy) open(ws, request string, bound int64) {
 func settled(tb testing.TB, ws, request string, cost int64) spool.Record {
 	tb.Helper()
 	return record(tb, topics.Costs, ws, &rateguardv1.Event{Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{
-		Outcome: &rateguardv1.Outcome{ReservationId: request + "/1", Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED,
-			CostNanoUsd: &cost, Usage: &rateguardv1.Usage{InputTokens: 3}, Subject: &rateguardv1.Subject{RequestId: request, Attempt: 1, Model: "m", OpenedAtUnixUs: 1}},
+		Outcome: &rateguardv1.Outcome{
+			ReservationId: request + "/1", Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED,
+			CostNanoUsd: &cost, Usage: &rateguardv1.Usage{InputTokens: 3}, Subject: &rateguardv1.Subject{RequestId: request, Attempt: 1, Model: "m", OpenedAtUnixUs: 1},
+		},
 	}}})
 }
 

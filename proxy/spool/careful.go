@@ -72,8 +72,10 @@ func (sh *shipper) sendLarge(ctx context.Context, f *frame) error {
 // skip quarantines a record and tells its consumers that its number stays empty. The order matters: the
 // record is safe on disk before anybody stops waiting for it; a crash in between only repeats both.
 func (sh *shipper) skip(ctx context.Context, r *stored, at int64, cause error) error {
-	if err := sh.s.quarantine(sh.f.id, r, cause); err != nil {
-		return err
+	if r.sequence > 0 { // others may be repeated: whoever wrote one writes it again
+		if err := sh.s.quarantine(sh.f.id, r, cause); err != nil {
+			return err
+		}
 	}
 	sh.s.met.quarantined.Inc()
 	sh.s.met.quarantinedCount.Add(1)

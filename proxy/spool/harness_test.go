@@ -220,8 +220,10 @@ func record(tb testing.TB, topic topics.Topic, key string, e *rateguardv1.Event)
 func opened(tb testing.TB, ws, request string, bound int64) spool.Record {
 	tb.Helper()
 	return record(tb, topics.Costs, ws, &rateguardv1.Event{Id: request + "-o", OccurredAtUnixUs: 1, Body: &rateguardv1.Event_ReservationOpened{
-		ReservationOpened: &rateguardv1.ReservationOpened{ReservationId: request + "/1", BoundNanoUsd: &bound, UnknownCostNanoUsd: &bound,
-			Subject: &rateguardv1.Subject{RequestId: request, Attempt: 1}},
+		ReservationOpened: &rateguardv1.ReservationOpened{
+			ReservationId: request + "/1", BoundNanoUsd: &bound, UnknownCostNanoUsd: &bound,
+			Subject: &rateguardv1.Subject{RequestId: request, Attempt: 1},
+		},
 	}})
 }
 
@@ -230,8 +232,10 @@ func ended(tb testing.TB, ws, request string, cost int64) []spool.Record {
 	tb.Helper()
 	return []spool.Record{
 		record(tb, topics.Costs, ws, &rateguardv1.Event{Id: request + "-s", OccurredAtUnixUs: 2, Body: &rateguardv1.Event_CostSettled{
-			CostSettled: &rateguardv1.CostSettled{Outcome: &rateguardv1.Outcome{ReservationId: request + "/1", Revision: 1,
-				Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, CostNanoUsd: &cost, Subject: &rateguardv1.Subject{RequestId: request, Attempt: 1}}},
+			CostSettled: &rateguardv1.CostSettled{Outcome: &rateguardv1.Outcome{
+				ReservationId: request + "/1", Revision: 1,
+				Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, CostNanoUsd: &cost, Subject: &rateguardv1.Subject{RequestId: request, Attempt: 1},
+			}},
 		}}),
 		record(tb, topics.Requests, ws, &rateguardv1.Event{Id: request + "-r", OccurredAtUnixUs: 2, Body: &rateguardv1.Event_RequestRecorded{
 			RequestRecorded: &rateguardv1.RequestRecorded{RequestId: request, CostNanoUsd: &cost, ReservationIds: []string{request + "/1"}},

@@ -2,11 +2,13 @@ package upstream
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"time"
@@ -101,7 +103,8 @@ func (e *Exchange) do(r *Request) error {
 	b = append(b, r.Target...)
 	b = append(b, " HTTP/1.1\r\n"...)
 	b = append(b, r.Head...)
-	if len(r.Body) > 0 || r.Method != "GET" && r.Method != "HEAD" && r.Method != "DELETE" && r.Method != "OPTIONS" {
+	if len(r.Body) > 0 || r.Method != http.MethodGet && r.Method != http.MethodHead &&
+		r.Method != http.MethodDelete && r.Method != http.MethodOptions {
 		b = append(b, "Content-Length: "...)
 		b = strconv.AppendInt(b, int64(len(r.Body)), 10)
 		b = append(b, "\r\n"...)
@@ -149,7 +152,7 @@ func (e *Exchange) write(head, body []byte) error {
 // io.ErrUnexpectedEOF that it was cut.
 func (e *Exchange) Read(p []byte) (int, error) {
 	n, err := e.read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		e.failed = true
 		return n, wrap(err)
 	}
@@ -293,7 +296,8 @@ func chunkSize(line []byte) (int64, error) {
 		case ch >= 'A' && ch <= 'F':
 			d = ch - 'A' + 10
 		default:
-			if i == 0 || ch != ';' && ch != ' ' && ch != '\t' {
+			rest := bytes.TrimLeft(line[i:], " \t")
+			if i == 0 || len(rest) > 0 && rest[0] != ';' {
 				return 0, fmt.Errorf("%w: bad size of a chunk", ErrProtocol)
 			}
 			return n, nil
@@ -338,7 +342,7 @@ func (e *Exchange) Close() {
 		default:
 			reuse = false
 			e.cn.close()
-			<-e.writing
+			<-e.writing //nolint:errcheck // given up
 		}
 	}
 	e.cn.mu.Lock()
