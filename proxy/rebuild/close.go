@@ -76,12 +76,16 @@ func (r *Rebuilder) closings(s *state, dead bool) ([]spool.Record, error) {
 			if m.closed || dead && w.trimmed && m == &w.requests && m.mark == 0 {
 				continue
 			}
+			if !m.ask() {
+				return nil, fmt.Errorf("closing producer %s in workspace %s: the broker did not take it into %s", s.producer, id, topic.Name)
+			}
 			c := &rateguardv1.ProducerClosed{ProducerId: s.producer, Mark: m.mark}
 			if topic.Name == topics.Costs.Name {
 				c.Ends = w.ends()
 				r.met.ended.Add(float64(len(c.Ends)))
 			} else {
 				c.Rows = w.rows()
+				lighten(c, topic)
 			}
 			rec, err := unnumbered(topic, id, &rateguardv1.Event{Body: &rateguardv1.Event_ProducerClosed{ProducerClosed: c}})
 			if err != nil {
@@ -94,6 +98,17 @@ func (r *Rebuilder) closings(s *state, dead bool) ([]spool.Record, error) {
 		}
 	}
 	return nil, nil
+}
+
+// lighten leaves out what clients said about their requests where a closing would be too large for the broker even if
+// nothing of it can be compressed. What is left of a row is small and much alike.
+func lighten(c *rateguardv1.ProducerClosed, topic topics.Topic) {
+	if proto.Size(c) <= int(topic.MaxMessageBytes)/4*3 {
+		return
+	}
+	for _, row := range c.GetRows() {
+		row.Context = nil
+	}
 }
 
 // leftovers ends what stands in the log behind an accepted ProducerClosed, as records of our own: an old

@@ -1,7 +1,9 @@
 package rebuild_test
 
 import (
+	"encoding/base64"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -292,5 +294,31 @@ func TestThousandsOfOpenReservations(t *testing.T) {
 	if len(b.costs) != n || len(b.rows) != n || b.closed != 2 || b.ignored != 0 || second.Stats().Quarantined != 0 {
 		t.Errorf("%d costs, %d rows, %d closings, %d ignored, %d quarantined; want %d, %d, 2, 0, 0",
 			len(b.costs), len(b.rows), b.closed, b.ignored, second.Stats().Quarantined, n, n)
+	}
+}
+
+// What a client says about itself may be large and cannot always be compressed. A closing that no broker takes would
+// be tried for ever, so it leaves that out.
+func TestLargeContextsDoNotStopAClosing(t *testing.T) {
+	kafka := startKafka(t)
+	dir := filepath.Join(t.TempDir(), "spool")
+	first := start(t, options{dir: dir, kafka: kafka})
+	rng := rand.NewChaCha8([32]byte{1})
+	noise := make([]byte, 192)
+	const n = 4500
+	for i := range n {
+		tags := map[string]string{}
+		for k := range 16 {
+			_, _ = rng.Read(noise)
+			tags[fmt.Sprint(k)] = base64.StdEncoding.EncodeToString(noise)
+		}
+		first.openIn("ws_1", fmt.Sprintf("r%d", i), 100, &rateguardv1.RequestContext{Method: "POST", Tags: tags})
+	}
+	first.flush()
+	first.kill()
+	second := start(t, options{dir: dir, kafka: kafka})
+	b := waitClosed(t, kafka, first.ProducerID())
+	if len(b.costs) != n || len(b.rows) != n || second.Stats().Quarantined != 0 {
+		t.Errorf("%d costs, %d rows, %d quarantined; want %d, %d, 0", len(b.costs), len(b.rows), second.Stats().Quarantined, n, n)
 	}
 }

@@ -6,6 +6,19 @@ type marks struct {
 	holes map[uint64]struct{}
 	// closed: a ProducerClosed was accepted.
 	closed bool
+	// asked: we wrote a ProducerClosed, with the mark askedAt.
+	asked   bool
+	askedAt uint64
+}
+
+// ask notes that a ProducerClosed with the present mark is written. It reports false when one was before: that is read by
+// now and was not there, so another would fare no better.
+func (m *marks) ask() bool {
+	if m.asked && m.askedAt == m.mark {
+		return false
+	}
+	m.asked, m.askedAt = true, m.mark
+	return true
 }
 
 // take reports whether a record of that sequence is new; a repeat changes nothing.
