@@ -45,8 +45,8 @@ test: ## Run every test that a laptop can run, with the race detector
 		exit $$failed ) | go run ./tests/tools/testreport
 
 .PHONY: test-real
-test-real: build ## Run the end-to-end suites against real Redis, PostgreSQL and Apache Kafka that they start
-	@go test -count=1 -timeout 30m -json ./tests/real/... | go run ./tests/tools/testreport
+test-real: build ## Run the README, the SDKs and the crash suite on real Redis, PostgreSQL and Apache Kafka (it starts them)
+	@RATEGUARD_TEST_STORES=real go test -count=1 -p 1 -timeout 30m -json ./tests/real/... ./tests/e2e/... ./tests/crash/... | go run ./tests/tools/testreport
 
 .PHONY: check
 check: generate fmt lint tidy standalone-modules ## Generate, format, lint and tidy, then fail when that changed anything

@@ -63,7 +63,9 @@ func NewCount(t testing.TB, s *System, tenant *Tenant, all map[string]Sent) *Cou
 		}
 		c.served[r.IdempotencyKey] = r
 	}
+	began := time.Now()
 	c.await()
+	t.Logf("everything is accounted for after %s", time.Since(began).Round(time.Millisecond))
 	c.check()
 	return c
 }

@@ -32,7 +32,7 @@ func TestDeathOfTheBrokerCostsNothing(t *testing.T) {
 	s := harness.New(t)
 	tenant := s.Tenant(t)
 	load := harness.StartTraffic(t, s.Endpoints, tenant.Key, rate)
-	for range 3 {
+	for range 2 {
 		served(t, load, between)
 		if err := s.Broker().Close(); err != nil {
 			t.Fatalf("killing the broker: %v", err)

@@ -76,8 +76,10 @@ func startAsNewcomer(t *testing.T, python string) *newcomer {
 func (n *newcomer) moveAddresses() {
 	var moves []string
 	for _, a := range []struct{ setting, standard string }{
-		{"RATEGUARD_PROXY_ADDR", "127.0.0.1:8080"}, {"RATEGUARD_ADMIN_ADDR", "127.0.0.1:8081"},
-		{"RATEGUARD_OPS_ADDR", "127.0.0.1:9090"}, {"RATEGUARD_MOCK_ADDR", "127.0.0.1:8090"},
+		{"RATEGUARD_PROXY_ADDR", "127.0.0.1:8080"},
+		{"RATEGUARD_ADMIN_ADDR", "127.0.0.1:8081"},
+		{"RATEGUARD_OPS_ADDR", "127.0.0.1:9090"},
+		{"RATEGUARD_MOCK_ADDR", "127.0.0.1:8090"},
 	} {
 		_, port, err := net.SplitHostPort(a.standard)
 		if err != nil {
