@@ -66,6 +66,10 @@ func (f *Forward) Serve(c *call.Call) error {
 	}
 	start := time.Now()
 	ctx := c.Request.Context()
+	if ctx.Err() != nil { // nobody waits for it any more
+		void(c)
+		return f.unreachable(c, ctx.Err(), false)
+	}
 	ex, err := f.client.Connect(ctx, req)
 	if err != nil {
 		void(c)
@@ -97,6 +101,8 @@ func (f *Forward) Serve(c *call.Call) error {
 func (f *Forward) unreachable(c *call.Call, err error, sent bool) error {
 	if sent {
 		expire(c)
+	} else {
+		void(c)
 	}
 	if c.Request.Context().Err() != nil {
 		return &call.Error{Code: call.UpstreamUnreachable, Status: call.StatusClientGone, Cause: fmt.Errorf("client left: %w", err)}

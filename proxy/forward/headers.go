@@ -20,6 +20,8 @@ const (
 var fates = map[string]fate{
 	"Connection": drop, "Proxy-Connection": drop, "Keep-Alive": drop, "Proxy-Authenticate": drop, "Proxy-Authorization": drop,
 	"Te": drop, "Trailer": drop, "Transfer-Encoding": drop, "Upgrade": drop, "Content-Length": drop,
+	// Cookies are the upstream's session with the route's credential. The others speak to whoever serves this origin, not to a client.
+	"Set-Cookie": drop, "Alt-Svc": drop, "X-Accel-Redirect": drop, "X-Sendfile": drop, "X-Lighttpd-Send-File": drop,
 	"X-Request-Id": rename,
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 
@@ -22,6 +23,10 @@ var dropped = map[string]bool{
 	"Connection": true, "Proxy-Connection": true, "Keep-Alive": true, "Proxy-Authenticate": true, "Proxy-Authorization": true,
 	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true, "Expect": true, "Content-Length": true, "Host": true,
 	"Authorization": true, "X-Api-Key": true, "Api-Key": true, "X-Goog-Api-Key": true,
+	// A cookie is a credential too, of whichever side made it.
+	"Cookie": true,
+	// A method that is not the one that was judged.
+	"X-Http-Method-Override": true, "X-Http-Method": true, "X-Method-Override": true,
 	"Accept-Encoding": true, "X-Forwarded-For": true, "X-Forwarded-Host": true, "X-Forwarded-Proto": true,
 }
 
@@ -62,12 +67,12 @@ func address(host string, secure bool) string {
 // query returns the client's query without its API key.
 func query(c *call.Call) string {
 	q := c.Request.URL.RawQuery
-	if !c.KeyInQuery && c.Dialect != call.Gemini || !strings.Contains(q, "key=") {
+	if q == "" || !strings.Contains(q, "key") && !strings.Contains(q, keyPrefix) && strings.IndexByte(q, '%') < 0 {
 		return q
 	}
 	kept := ""
 	for pair := range strings.SplitSeq(q, "&") {
-		if strings.HasPrefix(pair, "key=") {
+		if isKey(c, pair) {
 			continue
 		}
 		if kept != "" {
@@ -76,6 +81,21 @@ func query(c *call.Call) string {
 		kept += pair
 	}
 	return kept
+}
+
+// keyPrefix begins each of our API keys.
+const keyPrefix = "rg_"
+
+// isKey reports whether a pair of the query is a client's key, or one that would stand in for the route's.
+func isKey(c *call.Call, pair string) bool {
+	name, value, _ := strings.Cut(pair, "=")
+	if u, err := url.QueryUnescape(name); err == nil {
+		name = u
+	}
+	if u, err := url.QueryUnescape(value); err == nil {
+		value = u
+	}
+	return name == "key" && (c.KeyInQuery || c.Dialect == call.Gemini) || strings.HasPrefix(value, keyPrefix)
 }
 
 // appendHead writes the header block of the upstream's request.

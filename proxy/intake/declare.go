@@ -19,7 +19,7 @@ var (
 		[]byte(`"web_`), []byte(`_search`), []byte(`"mcp`), []byte(`"code_`), []byte(`"codeExecution`), []byte(`"computer`),
 		[]byte(`"container"`), []byte(`"googleSearch`), []byte(`"urlContext`), []byte(`"url_context`), []byte(`"tool_search`),
 	}
-	searchMarks   = [][]byte{[]byte(`web_search`), []byte(`google`), []byte(`"web_`)}
+	searchMarks   = [][]byte{[]byte(`web_search`), []byte(`google`), []byte(`"web_`), []byte(`file_search`)}
 	modalityMarks = [][]byte{[]byte(`odalities`), []byte(`image_generation`)}
 	cacheControl  = []byte(`cache_control`)
 	oneHour       = []byte(`"1h"`)
@@ -36,7 +36,8 @@ func declare(c *call.Call, body []byte) {
 	}
 	d.HiddenInput = d.HiddenInput || media || containsAny(body, toolMarks)
 	d.TextOnlyInput = !media && !d.HiddenInput
-	if escaped || containsAny(body, searchMarks) || strings.Contains(a.Model, "search") {
+	// Models that search by themselves need no tool for it.
+	if escaped || containsAny(body, searchMarks) || strings.Contains(a.Model, "search") || strings.Contains(a.Model, "sonar") {
 		d.WebSearches, d.StorageSearches = price.Unknown, price.Unknown
 	}
 	switch a.API {
@@ -46,7 +47,7 @@ func declare(c *call.Call, body []byte) {
 		// Batches, fine-tuning and whatever else is not known: the call's body says nothing of its cost.
 		a.Unbounded = true
 	}
-	cached := c.Dialect == call.Anthropic && (escaped || bytes.Contains(body, cacheControl))
+	cached := escaped || bytes.Contains(body, cacheControl)
 	d.NoCacheWrite = !cached
 	d.NoCacheWrite1h = !cached || !escaped && !bytes.Contains(body, oneHour)
 }

@@ -32,12 +32,20 @@ func hasDots(escaped string) bool {
 	if strings.IndexByte(escaped, '.') < 0 && strings.IndexByte(escaped, '%') < 0 {
 		return false
 	}
-	for s := range strings.FieldsFuncSeq(plainPath(escaped), func(r rune) bool { return r == '/' || r == '\\' }) {
-		if s == "." || s == ".." {
-			return true
+	// Some servers unescape twice, some leave parameters (..;x) out.
+	for range 3 {
+		plain := plainPath(escaped)
+		for s := range strings.FieldsFuncSeq(plain, func(r rune) bool { return r == '/' || r == '\\' }) {
+			if s, _, _ = strings.Cut(s, ";"); s == "." || s == ".." {
+				return true
+			}
 		}
+		if plain == escaped {
+			return false
+		}
+		escaped = plain
 	}
-	return false
+	return strings.IndexByte(escaped, '%') >= 0 // nobody escapes that often without a reason
 }
 
 // classify says which API a path is, and for Gemini the model and whether it streams.
@@ -77,7 +85,12 @@ func classify(d call.Dialect, method, path string) (api call.API, model string, 
 		if !ok {
 			break
 		}
-		model, action, _ := strings.Cut(last, ":")
+		// The last of each decides, as it does for the provider.
+		last = last[strings.LastIndexByte(last, '/')+1:]
+		model, action := last, ""
+		if i := strings.LastIndexByte(last, ':'); i >= 0 {
+			model, action = last[:i], last[i+1:]
+		}
 		switch action {
 		case "generateContent":
 			return call.GeminiGenerate, model, false

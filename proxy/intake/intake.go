@@ -13,13 +13,15 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/rateguard/rateguard/proxy/call"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 )
 
-// bodyStall is how long a client may pause while it sends its body.
-const bodyStall = 60 * time.Second
+// bodyRate is how many bytes a second of its body a client has to send on average, once BodyTimeout is over.
+const bodyRate = 16 << 10
 
 // Bounds of what a client can put into an event.
 const (
@@ -34,6 +36,8 @@ const (
 type Config struct {
 	// MaxBody is the largest request body in bytes.
 	MaxBody int64
+	// BodyTimeout is how long a client may pause while it sends its body, 60 s.
+	BodyTimeout time.Duration
 	// CountryHeader and ClientIPHeader name headers that a load balancer of the deployment sets; empty: none.
 	CountryHeader  string
 	ClientIPHeader string
@@ -49,6 +53,9 @@ type Intake struct {
 // New returns the step in front of next. It refuses with route_not_found, route_not_allowed,
 // insufficient_scope, model_not_allowed, invalid_request and body_too_large.
 func New(cfg Config, next call.Handler) *Intake {
+	if cfg.BodyTimeout == 0 {
+		cfg.BodyTimeout = 60 * time.Second
+	}
 	return &Intake{cfg: cfg, next: next}
 }
 
@@ -111,23 +118,42 @@ func tag(x *rateguardv1.RequestContext, k, v string) {
 	x.Tags[clip(k, maxTagKey)] = clip(v, maxTagValue)
 }
 
-// clip cuts s to n bytes and to valid UTF-8, which is all that events may hold.
+// clip cuts s to n bytes and to text without control characters, which is all that events may hold.
 func clip(s string, n int) string {
 	if len(s) > n {
 		s = s[:n]
 	}
-	return strings.ToValidUTF8(s, "")
+	if clean(s) {
+		return s
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == utf8.RuneError {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// clean reports whether s is UTF-8 without control characters.
+func clean(s string) bool {
+	for _, r := range s {
+		if r == utf8.RuneError || unicode.IsControl(r) {
+			return false
+		}
+	}
+	return true
 }
 
 // locate finds the route and whether the key may use it.
 func (in *Intake) locate(c *call.Call) error {
 	// The route of an error is recorded too: it must be bounded like everything a client names.
-	c.RouteID = clip(c.RouteID, 64)
+	name := c.RouteID
+	c.RouteID = clip(name, 64)
 	c.Asked.API = call.Other
 	if !c.Key.Invoke {
 		return call.Fail(call.InsufficientScope, nil)
 	}
-	route := c.Workspace.Routes[c.RouteID]
+	route := c.Workspace.Routes[name]
 	if route == nil {
 		return &call.Error{Code: call.RouteNotFound, Message: fmt.Sprintf("There is no route %q in this workspace.", c.RouteID)}
 	}
@@ -138,13 +164,17 @@ func (in *Intake) locate(c *call.Call) error {
 	if hasDots(c.Path) {
 		return &call.Error{Code: call.InvalidRequest, Message: "The path has dot segments."}
 	}
+	// TRACE would give the route's credential back in the answer, CONNECT asks for a tunnel.
+	if m := c.Request.Method; m == http.MethodTrace || m == http.MethodConnect {
+		return &call.Error{Code: call.InvalidRequest, Message: "The method " + m + " is not passed on."}
+	}
 	if route.Broken != "" {
 		return call.Fail(call.Internal, fmt.Errorf("route %s of workspace %s: %s", route.ID, c.Workspace.ID, route.Broken))
 	}
 	plain := plainPath(c.Path)
 	c.Endpoint = in.endpoints.template(c.Workspace.ID, route.ID, plain)
 	c.Asked.API, c.Asked.Model, c.Asked.Stream = classify(route.Dialect, c.Request.Method, plain)
-	return nil
+	return checkModel(&c.Asked.Model)
 }
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); return &b }}
@@ -166,8 +196,9 @@ func (in *Intake) read(c *call.Call) (*[]byte, error) {
 	}
 	buf, _ := buffers.Get().(*[]byte)
 	b := (*buf)[:0]
-	stalling := false
+	start := time.Now()
 	for r.ContentLength != 0 {
+		in.hurry(c, start, len(b))
 		if len(b) == cap(b) {
 			b = slices.Grow(b, len(b))
 		}
@@ -185,15 +216,23 @@ func (in *Intake) read(c *call.Call) (*[]byte, error) {
 			release(buf)
 			return nil, badBody(c, err)
 		}
-		// A body that comes in one piece needs no deadline; one that trickles must not hold us for ever.
-		stalling = true
-		setReadDeadline(c.Writer, time.Now().Add(bodyStall))
 	}
 	*buf = b
-	if stalling {
+	if r.ContentLength != 0 {
 		setReadDeadline(c.Writer, time.Time{})
 	}
 	return buf, nil
+}
+
+// hurry sets the instant by which the next piece of the body has to be here: a client that trickles must not hold us for ever,
+// neither by the length of its pauses nor by their number.
+func (in *Intake) hurry(c *call.Call, start time.Time, received int) {
+	now := time.Now()
+	deadline := start.Add(in.cfg.BodyTimeout + time.Duration(received)*(time.Second/bodyRate))
+	if pause := now.Add(in.cfg.BodyTimeout); pause.Before(deadline) {
+		deadline = pause
+	}
+	setReadDeadline(c.Writer, deadline)
 }
 
 func (in *Intake) tooLarge(c *call.Call) error {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"math"
-	"mime"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -32,10 +31,9 @@ func scan(c *call.Call) error {
 	}
 	known := a.API != call.Other
 	if known && (a.API == call.OpenAIAudio || a.API == call.OpenAIImages) {
-		if model, ok := multipartModel(c.Request.Header.Get("Content-Type"), c.Body); ok {
-			a.Model = clip(model, maxModel)
+		if boundary, ok := multipartBoundary(c.Request.Header.Get("Content-Type")); ok {
 			a.Declared.HiddenInput = true
-			return nil
+			return form(c, boundary)
 		}
 	}
 	body := bytes.TrimLeft(c.Body, " \t\r\n")
@@ -55,7 +53,7 @@ func scan(c *call.Call) error {
 		}
 		declare(c, body)
 	} else {
-		a.Model = clip(gjson.GetBytes(body, "model").String(), maxModel)
+		return modelOnly(c, body)
 	}
 	c.Context.Stream = a.Stream
 	return nil
@@ -67,7 +65,7 @@ var watched = map[string]int{
 	"model": 0, "stream": 1, "streamoptions": 2, "maxtokens": 3, "maxcompletiontokens": 4, "maxoutputtokens": 5,
 	"maxtokenstosample": 6, "n": 7, "bestof": 8, "background": 9, "generationconfig": 10, "user": 11, "metadata": 12,
 	"tools": 13, "prompt": 14, "previousresponseid": 15, "conversation": 16, "cachedcontent": 17, "servicetier": 18,
-	"requests": 19, "candidatecount": 20, "modalities": 21, "responsemodalities": 22,
+	"requests": 19, "candidatecount": 20, "modalities": 21, "responsemodalities": 22, "models": 23,
 }
 
 // canonical returns the index of a watched key, -1 for all others.
@@ -77,6 +75,10 @@ func canonical(key string) int {
 	}
 	var b [24]byte
 	n := 0
+	// The two letters outside ASCII that fold into it: there are servers whose keys match without regard to case.
+	if strings.ContainsAny(key, "\u017f\u212a") {
+		key = strings.NewReplacer("\u017f", "s", "\u212a", "k").Replace(key)
+	}
 	for i := range len(key) {
 		ch := key[i]
 		if ch == '_' || ch == '-' {
@@ -136,6 +138,8 @@ func (r *reader) key(name string, v gjson.Result) {
 	switch i {
 	case watched["model"]:
 		r.model(v)
+	case watched["models"]:
+		r.fallbacks(v)
 	case watched["stream"]:
 		if v.Type != gjson.True && v.Type != gjson.False && v.Type != gjson.Null {
 			r.bad(name, "must be a boolean")
@@ -166,7 +170,10 @@ func (r *reader) key(name string, v gjson.Result) {
 	case watched["metadata"]:
 		metadata(r.c.Context, v)
 	case watched["prompt"], watched["conversation"]:
-		d.HiddenInput = d.HiddenInput || v.IsObject() || name != "prompt" && v.Type != gjson.Null
+		d.HiddenInput = d.HiddenInput || v.IsObject() || i != watched["prompt"] && v.Type != gjson.Null
+		if v.IsObject() { // a stored prompt may bring its tools
+			d.WebSearches, d.StorageSearches = price.Unknown, price.Unknown
+		}
 	case watched["previousresponseid"], watched["cachedcontent"]:
 		d.HiddenInput = d.HiddenInput || v.Type != gjson.Null
 	case watched["tools"]:
@@ -180,14 +187,66 @@ func (r *reader) model(v gjson.Result) {
 		r.bad("model", "must be a string")
 		return
 	}
-	if len(v.Str) > maxModel {
-		r.bad("model", "is too long")
+	name := v.Str
+	if err := checkModel(&name); err != nil {
+		r.err = call.AsError(err)
 		return
 	}
 	if r.c.Dialect == call.Gemini && a.Model != "" {
 		return // the path names it; generateContent bodies may repeat it as "models/<name>"
 	}
-	a.Model = clip(v.Str, maxModel)
+	a.Model = name
+}
+
+// checkModel refuses a name that no event could hold as it is: what is recorded, priced and allowed has to be what the provider reads.
+func checkModel(name *string) error {
+	if len(*name) <= maxModel && clean(*name) {
+		return nil
+	}
+	what := "is too long"
+	if len(*name) <= maxModel {
+		what = "has characters that no model's name has"
+	}
+	*name = clip(*name, maxModel)
+	return &call.Error{Code: call.InvalidRequest, Message: "The model's name " + what + ".", Param: "model"}
+}
+
+// fallbacks reads a list of models of which some aggregators take whichever they like: each has to be allowed, and no price is certain.
+func (r *reader) fallbacks(v gjson.Result) {
+	if !v.IsArray() || len(v.Array()) == 0 {
+		return
+	}
+	r.c.Asked.Unbounded = true
+	for _, m := range v.Array() {
+		if !r.c.Key.AllowsModel(m.String()) {
+			r.err = &call.Error{Code: call.ModelNotAllowed, Param: "models"}
+			return
+		}
+	}
+}
+
+// modelOnly reads the model of a body whose API is not known, for the row and the key's list.
+func modelOnly(c *call.Call, body []byte) error {
+	var err error
+	given := 0
+	gjson.ParseBytes(body).ForEach(func(k, v gjson.Result) bool {
+		if canonical(k.String()) != watched["model"] {
+			return true
+		}
+		if given++; given > 1 && len(c.Key.Models) > 0 {
+			err = &call.Error{Code: call.InvalidRequest, Message: "The field \"model\" is given twice.", Param: "model"}
+			return false
+		}
+		if given == 1 || k.String() == "model" {
+			c.Asked.Model = v.String()
+		}
+		return true
+	})
+	if err == nil && len(c.Key.Models) > 0 {
+		return checkModel(&c.Asked.Model)
+	}
+	c.Asked.Model = clip(c.Asked.Model, maxModel)
+	return err
 }
 
 // count reads a number of tokens or choices; null is 0.
@@ -238,42 +297,4 @@ func tooDeep(b []byte) bool {
 		}
 	}
 	return false
-}
-
-// multipartModel reads the form field "model" of a multipart body; ok is false for other bodies. Only parts that
-// stand before the first 64 KiB are looked at: SDKs put the fields there or behind the file, and the file is not searched.
-func multipartModel(contentType string, body []byte) (model string, ok bool) {
-	mediaType, params, err := mime.ParseMediaType(contentType)
-	if err != nil || !strings.HasPrefix(mediaType, "multipart/") || params["boundary"] == "" {
-		return "", false
-	}
-	const near = 64 << 10
-	head, tail := body, []byte(nil)
-	if len(body) > 2*near {
-		head, tail = body[:near], body[len(body)-near:]
-	}
-	for _, part := range [][]byte{head, tail} {
-		if m, found := formField(part, params["boundary"], "model"); found {
-			return m, true
-		}
-	}
-	return "", true
-}
-
-func formField(b []byte, boundary, name string) (string, bool) {
-	for {
-		i := bytes.Index(b, []byte(`name="`+name+`"`))
-		if i < 0 {
-			return "", false
-		}
-		b = b[i:]
-		_, value, ok := bytes.Cut(b, []byte("\r\n\r\n"))
-		if !ok {
-			return "", false
-		}
-		if v, _, ok := bytes.Cut(value, []byte("\r\n--"+boundary)); ok {
-			return string(v), true
-		}
-		b = value
-	}
 }

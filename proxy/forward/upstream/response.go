@@ -111,6 +111,9 @@ func (e *Exchange) parse(head string, fields int) error {
 			continue
 		}
 		name, value, ok := strings.Cut(line, ":")
+		if strings.ContainsAny(value, "\r\x00") {
+			return fmt.Errorf("%w: control characters in a header", ErrProtocol)
+		}
 		if !ok || name == "" || !validName(name) {
 			return fmt.Errorf("%w: bad header", ErrProtocol)
 		}
@@ -137,7 +140,7 @@ func (e *Exchange) frame(method string) error {
 		switch f.Name {
 		case "Content-Length":
 			n, err := strconv.ParseInt(f.Value, 10, 64)
-			if err != nil || n < 0 || f.Value[0] == '+' || length >= 0 && length != n {
+			if err != nil || n < 0 || f.Value[0] == '+' || f.Value[0] == '-' || length >= 0 && length != n {
 				return fmt.Errorf("%w: bad Content-Length", ErrProtocol)
 			}
 			length = n
@@ -158,6 +161,8 @@ func (e *Exchange) frame(method string) error {
 	switch {
 	case method == "HEAD" || e.Status == 204 || e.Status == 304:
 		e.state = bodyNone
+		// A body that must not be here may come all the same, later, as somebody else's answer.
+		e.mustClose = e.mustClose || e.Status == 204 && (chunked || length > 0)
 	case chunked:
 		// A length beside chunks is how answers are smuggled: the connection is not used again.
 		e.mustClose = e.mustClose || length >= 0

@@ -50,6 +50,11 @@ func openAI(to *price.Usage, u gjson.Result) {
 	if r := to.ReasoningTokens; r > 0 && number(u, "total_tokens") == to.InputTokens+to.OutputTokens+r {
 		to.OutputTokens += r // xAI counts reasoning beside the completion
 	}
+	if s := u.Get("num_search_queries"); s.Exists() { // Perplexity counts thoughts and citations beside the completion
+		to.WebSearches, to.CitationTokens = clamp(s.Num), number(u, "citation_tokens")
+		to.ReasoningTokens = max(to.ReasoningTokens, number(u, "reasoning_tokens"))
+		to.OutputTokens += to.CitationTokens + to.ReasoningTokens
+	}
 	if s := u.Get("seconds"); s.Type == gjson.Number {
 		to.AudioMilliseconds = clamp(s.Num * 1000)
 	}
@@ -129,8 +134,25 @@ func modalities(details gjson.Result, audio, image, video *int64) {
 // sane makes every part fit its total, because a provider's slip must not leave a call without a cost: a total grows to hold its parts.
 func sane(u *price.Usage) {
 	u.CacheWriteTokens = max(u.CacheWriteTokens, u.CacheWrite1hTokens)
-	u.InputTokens = max(u.InputTokens, u.CacheReadTokens+u.CacheWriteTokens, u.InputAudioTokens+u.InputImageTokens+u.InputVideoTokens)
 	u.InputAudioTokens = max(u.InputAudioTokens, u.CacheAudioReadTokens)
 	u.InputImageTokens = max(u.InputImageTokens, u.CacheImageReadTokens)
+	u.CacheReadTokens = max(u.CacheReadTokens, u.CacheAudioReadTokens+u.CacheImageReadTokens)
+	media, cached := u.InputAudioTokens+u.InputImageTokens+u.InputVideoTokens, u.CacheReadTokens+u.CacheWriteTokens
+	u.InputTokens = max(u.InputTokens, media, cached)
+	// What is cached and media at once is told by some providers only in that both do not fit beside each other.
+	both := media + cached - u.InputTokens - u.CacheAudioReadTokens - u.CacheImageReadTokens
+	both -= overlap(&u.CacheAudioReadTokens, both, u.InputAudioTokens, u.CacheReadTokens-u.CacheImageReadTokens)
+	both -= overlap(&u.CacheImageReadTokens, both, u.InputImageTokens, u.CacheReadTokens-u.CacheAudioReadTokens)
+	u.InputTokens += max(0, both)
 	u.OutputTokens = max(u.OutputTokens, u.ReasoningTokens, u.OutputAudioTokens+u.OutputImageTokens+u.OutputVideoTokens)
+}
+
+// overlap raises n by as much of want as both limits allow, and returns by how much.
+func overlap(n *int64, want int64, limits ...int64) int64 {
+	for _, l := range limits {
+		want = min(want, l-*n)
+	}
+	want = max(0, want)
+	*n += want
+	return want
 }
