@@ -2,6 +2,7 @@ package forward
 
 import (
 	"bytes"
+	"errors"
 	"io"
 
 	"github.com/tidwall/gjson"
@@ -44,7 +45,7 @@ func (t *transfer) stream() error {
 				last = l.feed(t, p)
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			t.meter.End()
 			t.left()
 			last = true
@@ -55,7 +56,7 @@ func (t *transfer) stream() error {
 			}
 		}
 		t.write(p)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			if t.strip && !l.dropping {
 				t.write(l.carry)
 			}

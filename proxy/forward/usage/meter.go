@@ -95,9 +95,8 @@ func (m *Meter) produced(doc gjson.Result) string {
 
 // Marks of lines that are worth parsing for their usage.
 var (
-	markUsage  = []byte(`"usage"`)
-	markGemini = []byte(`"usageMetadata"`)
-	markDone   = []byte("[DONE]")
+	markUsage = []byte(`"usage"`)
+	markDone  = []byte("[DONE]")
 )
 
 // Data reads the data of one server-sent event. last reports whether a client takes the answer for complete when it
