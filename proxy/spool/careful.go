@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/rateguard/rateguard/schemas/envelope"
@@ -42,8 +43,15 @@ func (sh *shipper) sendCarefully(ctx context.Context, cl *kgo.Client, f *frame) 
 	fl := sh.f.launch(f, 1)
 	for i := range records {
 		var k kgo.Record
-		fillRecord(&k, &records[i], f.at)
+		at := sh.stamp(f.at)
+		fillRecord(&k, &records[i], at)
 		err := cl.ProduceSync(ctx, &k).FirstErr()
+		if errors.Is(err, kerr.InvalidTimestamp) {
+			// It is no record to lose: it goes with the time of now, and where the broker does not take that either, one of
+			// the two clocks is wrong and the next session tries on.
+			sh.noteMistimed(at)
+			err = sh.sendNow(ctx, &records[i])
+		}
 		if refused(err) {
 			err = sh.skip(ctx, &records[i], f.at, err)
 		}
@@ -54,6 +62,19 @@ func (sh *shipper) sendCarefully(ctx context.Context, cl *kgo.Client, f *frame) 
 	fl.left.Store(0)
 	sh.f.landed(fl)
 	return nil
+}
+
+// sendNow sends a record with the time of now, through a client of its own: after a refusal the broker waits for
+// the number that the refused batch had.
+func (sh *shipper) sendNow(ctx context.Context, r *stored) error {
+	cl, err := sh.s.client(sh.s.log, kgo.ProducerBatchMaxBytes(largeBatch), kgo.MaxBufferedBytes(2*largeBatch), kgo.ProducerBatchCompression(kgo.ZstdCompression()))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	k := new(kgo.Record)
+	fillRecord(k, r, time.Now().UnixMicro())
+	return cl.ProduceSync(ctx, k).FirstErr()
 }
 
 // sendLarge sends a frame of large records behind everything before it, through a client that takes them.

@@ -72,6 +72,8 @@ type shipper struct {
 	// carefulMu guards careful: the position up to which records go one by one, because one before it was refused.
 	carefulMu sync.Mutex
 	careful   position
+	// mistimed is how far a record's time may not be from now, in µs, as the broker's refusals have shown; 0: none refused yet.
+	mistimed int64
 }
 
 func (sh *shipper) run(ctx context.Context) {
@@ -208,7 +210,7 @@ func (sh *shipper) send(ctx context.Context, cl *kgo.Client, f *frame, fail cont
 			}
 			return
 		}
-		if refused(err) { // the whole batch is: which of its records is to blame shows when they go alone
+		if refused(err) || errors.Is(err, kerr.InvalidTimestamp) { // the whole batch is: which of its records is to blame shows when they go alone
 			sh.suspect(fl.end)
 		}
 		if ctx.Err() == nil { // the first error; those of the shutdown follow from it
@@ -217,7 +219,7 @@ func (sh *shipper) send(ctx context.Context, cl *kgo.Client, f *frame, fail cont
 	}
 	krecs := make([]kgo.Record, len(records))
 	for i := range records {
-		fillRecord(&krecs[i], &records[i], f.at)
+		fillRecord(&krecs[i], &records[i], sh.stamp(f.at))
 		cl.Produce(ctx, &krecs[i], promise)
 	}
 	if ctx.Err() != nil {
@@ -243,8 +245,29 @@ func (sh *shipper) isSuspect(end position) bool {
 // refused reports whether a broker will never take the record (or one of the records of its batch).
 func refused(err error) bool {
 	return errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge) ||
-		errors.Is(err, kerr.InvalidRecord) || errors.Is(err, kerr.InvalidTimestamp) ||
-		errors.Is(err, kerr.UnsupportedForMessageFormat)
+		errors.Is(err, kerr.InvalidRecord) || errors.Is(err, kerr.UnsupportedForMessageFormat)
+}
+
+// stamp returns the time that a record goes with: when it was appended, or now where the broker would refuse that.
+func (sh *shipper) stamp(at int64) int64 {
+	sh.carefulMu.Lock()
+	defer sh.carefulMu.Unlock()
+	now := time.Now().UnixMicro()
+	if sh.mistimed > 0 && max(now-at, at-now) >= sh.mistimed {
+		return now
+	}
+	return at
+}
+
+// noteMistimed notes that the broker refused the time of a record.
+func (sh *shipper) noteMistimed(at int64) {
+	sh.carefulMu.Lock()
+	defer sh.carefulMu.Unlock()
+	now := time.Now().UnixMicro()
+	far := max(now-at, at-now, 1)
+	if sh.mistimed == 0 || far < sh.mistimed {
+		sh.mistimed = far
+	}
 }
 
 func fillRecord(k *kgo.Record, r *stored, at int64) {
