@@ -113,15 +113,15 @@ func (s *System) start(ctx context.Context, progress fetch.Progress) error {
 	if err := s.provision(ctx); err != nil {
 		return err
 	}
-	if s.roles, err = s.newRoles(s.group.ctx); err != nil {
+	if s.roles, err = s.newRoles(s.group.ctx); err != nil { //nolint:contextcheck // ctx bounds the start, the group what runs
 		return err
 	}
-	s.group.run(stageOps, "ops", func(ctx context.Context) error { return serveOps(ctx, s.cfg.Listeners.Ops, s.registry, s.Ready) })
-	if err := s.startMock(); err != nil {
+	s.group.run(stageOps, "ops", func(ctx context.Context) error { return serveOps(ctx, s.cfg.Listeners.Ops, s.registry, s.Ready) }) //nolint:contextcheck // ctx bounds the start, the group what runs
+	if err := s.startMock(); err != nil { //nolint:contextcheck // ctx bounds the start, the group what runs
 		return err
 	}
 	for _, r := range s.roles {
-		s.group.run(r.stage, r.name, r.Run)
+		s.group.run(r.stage, r.name, r.Run) //nolint:contextcheck // ctx bounds the start, the group what runs
 	}
 	if err := s.awaitReady(ctx); err != nil {
 		return err

@@ -25,7 +25,7 @@ func start(log string, env []string, name string, args ...string) (*process, err
 		return nil, fmt.Errorf("creating the log: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	cmd := exec.Command(name, args...) //nolint:noctx // ends by stop
+	cmd := exec.Command(name, args...)
 	cmd.Stdout, cmd.Stderr = f, f
 	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

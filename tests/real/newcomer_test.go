@@ -49,7 +49,7 @@ func startAsNewcomer(t *testing.T, python string) *newcomer {
 	if n.terminal, err = os.Create(filepath.Join(n.dir, "terminal")); err != nil {
 		t.Fatal(err)
 	}
-	n.cmd = exec.Command("make", "run") //nolint:noctx // stop ends it
+	n.cmd = exec.Command("make", "run")
 	n.cmd.Dir, n.cmd.Env, n.cmd.Stdout, n.cmd.Stderr = root(t), n.env, n.terminal, n.terminal
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := n.cmd.Start(); err != nil {
@@ -160,7 +160,7 @@ func (n *newcomer) python(b block) string {
 func (n *newcomer) run(dir, name string, args ...string) string {
 	n.t.Helper()
 	// PATH is the newcomer's, not ours: env looks the program up.
-	cmd := exec.CommandContext(n.t.Context(), "env", append([]string{name}, args...)...) //nolint:gosec // arguments are the README's
+	cmd := exec.CommandContext(n.t.Context(), "env", append([]string{name}, args...)...)
 	var problems strings.Builder
 	cmd.Dir, cmd.Env, cmd.Stderr = dir, n.env, &problems
 	out, err := cmd.Output()

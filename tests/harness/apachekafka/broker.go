@@ -152,7 +152,7 @@ func (b *Broker) properties() string { return filepath.Join(b.dir, "server.prope
 
 func (b *Broker) command(args ...string) *exec.Cmd {
 	// Bound to no context: Close ends it, and the death of this process does.
-	cmd := exec.Command("java", append([]string{"-cp", b.jars + "/*"}, args...)...) //nolint:noctx // arguments are this package's own
+	cmd := exec.Command("java", append([]string{"-cp", b.jars + "/*"}, args...)...)
 	cmd.Dir = b.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
