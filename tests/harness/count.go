@@ -119,7 +119,9 @@ func (c *Count) log() (opened, open int, err error) {
 				return
 			}
 			if id := e.GetReservationOpened().GetReservationId(); id != "" {
-				state[id] = state[id]
+				if _, known := state[id]; !known {
+					state[id] = false
+				}
 			}
 			for _, id := range []string{e.GetCostSettled().GetOutcome().GetReservationId(), e.GetReservationVoided().GetOutcome().GetReservationId(), e.GetReservationExpired().GetOutcome().GetReservationId()} {
 				if id != "" {

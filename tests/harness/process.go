@@ -67,7 +67,7 @@ func (p *Process) Start() {
 		p.tb.Fatalf("opening the log: %v", err)
 	}
 	defer func() { _ = log.Close() }()
-	p.cmd = exec.Command(p.program, "up", "--demo=false", "--mock-addr=", "--data-dir", filepath.Join(p.Dir, "data"), //nolint:noctx // killed by the test
+	p.cmd = exec.Command(p.program, "up", "--demo=false", "--mock-addr=", "--data-dir", filepath.Join(p.Dir, "data"),
 		"--proxy-addr", p.addresses[0], "--admin-addr", p.addresses[1], "--ops-addr", p.addresses[2], "--admin-token", processToken,
 		"--redis-url", p.stores.Redis, "--postgres-url", p.stores.Postgres, "--kafka-brokers", p.stores.Kafka)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
@@ -112,7 +112,7 @@ func (p *Process) Kill() {
 	if err := p.cmd.Process.Kill(); err != nil {
 		p.tb.Fatalf("killing rateguard: %v", err)
 	}
-	<-p.exited
+	_ = <-p.exited // killed: it says so
 	Eventually(p.tb, 10*time.Second, func() error {
 		for _, pid := range children {
 			if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !strings.Contains(string(stat), ") Z ") {
