@@ -117,7 +117,7 @@ func (s *System) start(ctx context.Context, progress fetch.Progress) error {
 		return err
 	}
 	s.group.run(stageOps, "ops", func(ctx context.Context) error { return serveOps(ctx, s.cfg.Listeners.Ops, s.registry, s.Ready) }) //nolint:contextcheck // ctx bounds the start, the group what runs
-	if err := s.startMock(); err != nil { //nolint:contextcheck // ctx bounds the start, the group what runs
+	if err := s.startMock(); err != nil {                                                                                            //nolint:contextcheck // ctx bounds the start, the group what runs
 		return err
 	}
 	for _, r := range s.roles {

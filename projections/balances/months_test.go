@@ -26,8 +26,10 @@ func (r reservation) opening() *rateguardv1.Event {
 }
 
 func (r reservation) outcome(kind rateguardv1.OutcomeKind, cost int64) *rateguardv1.Outcome {
-	return &rateguardv1.Outcome{ReservationId: r.id, Revision: 1, Kind: kind, CostNanoUsd: &cost,
-		Subject: &rateguardv1.Subject{OpenedAtUnixUs: r.at.UnixMicro()}}
+	return &rateguardv1.Outcome{
+		ReservationId: r.id, Revision: 1, Kind: kind, CostNanoUsd: &cost,
+		Subject: &rateguardv1.Subject{OpenedAtUnixUs: r.at.UnixMicro()},
+	}
 }
 
 // end returns the end of the reservation, which is told at another time.

@@ -49,14 +49,16 @@ func TestProvidersAnswersAreRead(t *testing.T) {
 		{"openai_chat_stream.sse", call.OpenAIChat, "openai", "gpt-4o-mini", chat, chatCost},
 		{
 			"openai_chat_audio.json", call.OpenAIChat, "openai", "gpt-4o-audio-preview",
-			price.Usage{InputTokens: 120, InputAudioTokens: 100, OutputTokens: 90, OutputAudioTokens: 75}, 120*2500 + 90*10_000,
+			price.Usage{InputTokens: 120, InputAudioTokens: 100, OutputTokens: 90, OutputAudioTokens: 75},
+			120*2500 + 90*10_000,
 		},
 		{"openai_responses.json", call.OpenAIResponses, "openai", "gpt-5", responses, responsesCost},
 		{"openai_responses_stream.sse", call.OpenAIResponses, "openai", "gpt-5", responses, responsesCost},
 		{"openai_embeddings.json", call.OpenAIEmbeddings, "openai", "text-embedding-3-small", price.Usage{InputTokens: 1500}, 1500 * 20},
 		{
 			"openai_images.json", call.OpenAIImages, "openai", "gpt-image-1",
-			price.Usage{InputTokens: 350, InputImageTokens: 300, OutputTokens: 4160, OutputImageTokens: 4160}, 50*5000 + 300*10_000 + 4160*40_000,
+			price.Usage{InputTokens: 350, InputImageTokens: 300, OutputTokens: 4160, OutputImageTokens: 4160},
+			50*5000 + 300*10_000 + 4160*40_000,
 		},
 		{"openai_transcription.json", call.OpenAIAudio, "openai", "gpt-4o-transcribe", transcript, transcriptCost},
 		{"openai_transcription_stream.sse", call.OpenAIAudio, "openai", "gpt-4o-transcribe", transcript, transcriptCost},
@@ -73,11 +75,13 @@ func TestProvidersAnswersAreRead(t *testing.T) {
 		},
 		{
 			"deepseek_chat.json", call.OpenAIChat, "openai", "gpt-4o-mini",
-			price.Usage{InputTokens: 1000, CacheReadTokens: 640, OutputTokens: 10}, 360*150 + 640*75 + 10*600,
+			price.Usage{InputTokens: 1000, CacheReadTokens: 640, OutputTokens: 10},
+			360*150 + 640*75 + 10*600,
 		},
 		{
 			"xai_chat.json", call.OpenAIChat, "openai", "gpt-4o-mini",
-			price.Usage{InputTokens: 37, CacheReadTokens: 8, OutputTokens: 202, ReasoningTokens: 200}, 29*150 + 8*75 + 202*600,
+			price.Usage{InputTokens: 37, CacheReadTokens: 8, OutputTokens: 202, ReasoningTokens: 200},
+			29*150 + 8*75 + 202*600,
 		},
 	} {
 		t.Run(tc.file, func(t *testing.T) {
