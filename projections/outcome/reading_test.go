@@ -32,7 +32,8 @@ func settle(o *rateguardv1.Outcome) *rateguardv1.Event {
 
 func open(id string, bound int64, holds ...*rateguardv1.Hold) *rateguardv1.Event {
 	return &rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), Body: &rateguardv1.Event_ReservationOpened{
-		ReservationOpened: &rateguardv1.ReservationOpened{ReservationId: id, BoundNanoUsd: &bound, Holds: holds}}}
+		ReservationOpened: &rateguardv1.ReservationOpened{ReservationId: id, BoundNanoUsd: &bound, Holds: holds},
+	}}
 }
 
 func TestOutcomesOfEachEvent(t *testing.T) {
@@ -97,7 +98,8 @@ func TestWhatCannotBeCounted(t *testing.T) {
 		"a time far ahead":          {late, "time"},
 		"an opening without a time": {early, "time"},
 		"one of a closing's ends": {&rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), Body: &rateguardv1.Event_ProducerClosed{
-			ProducerClosed: &rateguardv1.ProducerClosed{Ends: []*rateguardv1.Outcome{end(expired, nano(1)), end(expired, nano(-1))}}}}, "outcome 1"},
+			ProducerClosed: &rateguardv1.ProducerClosed{Ends: []*rateguardv1.Outcome{end(expired, nano(1)), end(expired, nano(-1))}},
+		}}, "outcome 1"},
 	} {
 		err := outcome.Check(test.event)
 		switch {
