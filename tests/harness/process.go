@@ -112,7 +112,7 @@ func (p *Process) Kill() {
 	if err := p.cmd.Process.Kill(); err != nil {
 		p.tb.Fatalf("killing rateguard: %v", err)
 	}
-	<-p.exited // killed: its error says so
+	<-p.exited //nolint:errcheck // killed: its error says no more
 	Eventually(p.tb, 10*time.Second, func() error {
 		for _, pid := range children {
 			if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !strings.Contains(string(stat), ") Z ") {
