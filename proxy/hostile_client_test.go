@@ -168,10 +168,10 @@ func TestNoWayAroundTheListOfModels(t *testing.T) {
 		"fallbacks":          {"/v1/chat/completions", "", `{"model":"gpt-4o","models":["gpt-4o","o3"]}`},
 		"gemini path":        {"/v1beta/models/gpt-4o/models/o3:generateContent", "", `{"model":"gpt-4o"}`},
 		"gemini colon":       {"/v1beta/models/o3:x:generateContent", "", `{"model":"gpt-4o"}`},
-		"other API, twice":   {"/http/x", "", `{"model":"gpt-4o","model":"o3"}`},
+		"other API, twice":   {"/http/x", "", `{"model":"o3","model":"gpt-4o"}`},
 		"form: no model":     {"/v1/audio/transcriptions", "multipart/form-data; boundary=b", sep + "name=\"file\"\r\n\r\nx\r\n--b--\r\n"},
 		"form: not allowed":  {"/v1/audio/transcriptions", "multipart/form-data; boundary=b", sep + "name=model\r\n\r\no3\r\n--b--\r\n"},
-		"form: twice":        {"/v1/audio/transcriptions", "multipart/form-data; boundary=b", sep + "name=\"model\"\r\n\r\ngpt-4o\r\n" + sep + "name=\"model\"\r\n\r\no3\r\n--b--\r\n"},
+		"form: twice":        {"/v1/audio/transcriptions", "multipart/form-data; boundary=b", sep + "name=\"model\"\r\n\r\no3\r\n" + sep + "name=\"model\"\r\n\r\ngpt-4o\r\n--b--\r\n"},
 		"form: inside file":  {"/v1/audio/transcriptions", "multipart/form-data; boundary=b", sep + "name=\"file\"; filename=\"a\"\r\n\r\nname=\"model\"\r\n\r\ngpt-4o\r\n" + sep + "name=\"model\"\r\n\r\no3\r\n--b--\r\n"},
 		"form: name in name": {"/v1/audio/transcriptions", "multipart/form-data; boundary=b", sep + "name=\"x\"; filename=\"name=\\\"model\\\"\"\r\n\r\ngpt-4o\r\n" + sep + "name=\"model\"\r\n\r\no3\r\n--b--\r\n"},
 	} {

@@ -182,3 +182,13 @@ func TestInconsistentUsageStillHasACost(t *testing.T) {
 		})
 	}
 }
+
+// What is cached and audio at once counts once.
+func TestOverlapIsFoundFromTheTotal(t *testing.T) {
+	m := usage.Meter{API: call.OpenAIChat}
+	m.Body([]byte(`{"usage":{"prompt_tokens":1000,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":900,"audio_tokens":300}}}`))
+	want := price.Usage{InputTokens: 1000, CacheReadTokens: 900, InputAudioTokens: 300, CacheAudioReadTokens: 200, OutputTokens: 1}
+	if got, _ := m.Final(); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
