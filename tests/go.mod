@@ -7,6 +7,7 @@ require (
 	github.com/anthropics/anthropic-sdk-go v1.84.0
 	github.com/cenkalti/backoff/v4 v4.3.0
 	github.com/getkin/kin-openapi v0.153.0
+	github.com/google/go-cmp v0.7.0
 	github.com/google/uuid v1.6.0
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/openai/openai-go/v3 v3.96.0
@@ -14,6 +15,7 @@ require (
 	github.com/rateguard/rateguard/deploy v0.0.0
 	github.com/rateguard/rateguard/processors v0.0.0
 	github.com/rateguard/rateguard/projections v0.0.0
+	github.com/rateguard/rateguard/proxy v0.0.0
 	github.com/rateguard/rateguard/schemas v0.0.0
 	github.com/rateguard/rateguard/topics v0.0.0
 	github.com/redis/go-redis/v9 v9.23.0
@@ -70,7 +72,6 @@ require (
 	github.com/prometheus/client_model v0.6.3 // indirect
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
-	github.com/rateguard/rateguard/proxy v0.0.0 // indirect
 	github.com/rcrowley/go-metrics v0.0.0-20250401214520-65e299d6c5c9 // indirect
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3 // indirect
 	github.com/segmentio/asm v1.2.1 // indirect
