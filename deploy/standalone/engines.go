@@ -42,10 +42,11 @@ type engines struct {
 // addresses into the settings.
 func startEngines(ctx context.Context, cfg *Config, log *slog.Logger, progress fetch.Progress) (*engines, error) {
 	e := &engines{running: map[string]engine{}}
+	in := *cfg // what is read while the goroutines write their addresses
 	g, ctx := errgroup.WithContext(ctx)
-	if cfg.Kafka.Brokers == "" {
+	if in.Kafka.Brokers == "" {
 		g.Go(func() error {
-			s, err := kafka.Start(ctx, kafka.Config{Dir: cfg.path("kafka"), Log: log, Progress: progress})
+			s, err := kafka.Start(ctx, kafka.Config{Dir: in.path("kafka"), Log: log, Progress: progress})
 			if err != nil {
 				return err
 			}
@@ -54,9 +55,9 @@ func startEngines(ctx context.Context, cfg *Config, log *slog.Logger, progress f
 			return nil
 		})
 	}
-	if cfg.RedisURL == "" {
+	if in.RedisURL == "" {
 		g.Go(func() error {
-			s, err := redis.Start(ctx, redis.Config{Dir: cfg.path("redis"), Log: log, Progress: progress})
+			s, err := redis.Start(ctx, redis.Config{Dir: in.path("redis"), Log: log, Progress: progress})
 			if err != nil {
 				return err
 			}
@@ -65,9 +66,9 @@ func startEngines(ctx context.Context, cfg *Config, log *slog.Logger, progress f
 			return nil
 		})
 	}
-	if cfg.PostgresURL == "" {
+	if in.PostgresURL == "" {
 		g.Go(func() error {
-			s, err := postgres.Start(ctx, postgres.Config{Dir: cfg.path("postgres"), CacheDir: cfg.CacheDir, Log: log, Progress: progress})
+			s, err := postgres.Start(ctx, postgres.Config{Dir: in.path("postgres"), CacheDir: in.CacheDir, Log: log, Progress: progress})
 			if err != nil {
 				return err
 			}
@@ -76,9 +77,9 @@ func startEngines(ctx context.Context, cfg *Config, log *slog.Logger, progress f
 			return nil
 		})
 	}
-	if cfg.ClickHouseURL == "" {
+	if in.ClickHouseURL == "" {
 		g.Go(func() error {
-			s, err := clickhouse.Start(ctx, clickhouse.Config{Dir: cfg.path("clickhouse"), CacheDir: cfg.CacheDir, Log: log, Progress: progress})
+			s, err := clickhouse.Start(ctx, clickhouse.Config{Dir: in.path("clickhouse"), CacheDir: in.CacheDir, Log: log, Progress: progress})
 			if err != nil {
 				return err
 			}
