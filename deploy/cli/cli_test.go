@@ -188,6 +188,47 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
+func TestMockIsSwitchedOffByAnEmptyVariable(t *testing.T) {
+	for _, name := range []string{"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"} {
+		t.Setenv(name, "")
+	}
+	file := filepath.Join(t.TempDir(), "settings.yaml")
+	if err := os.WriteFile(file, []byte("mock-addr: 127.0.0.1:8090\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const refused = "demo: needs mock-addr" // what the settings say without the mock provider
+	for _, tc := range []struct {
+		name string
+		env  []string // RATEGUARD_MOCK_ADDR, where it is set
+		args []string
+		key  string
+		off  bool
+	}{
+		{name: "unset"},
+		{name: "an address", env: []string{"127.0.0.1:0"}},
+		{name: "empty", env: []string{""}, off: true},
+		{name: "empty, above the file", env: []string{""}, args: []string{"--config", file}, off: true},
+		{name: "empty, below the command line", env: []string{""}, args: []string{"--mock-addr", "127.0.0.1:0"}},
+		{name: "empty, with a real provider", env: []string{""}, key: "sk-real"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Setenv("OPENAI_API_KEY", tc.key)
+			t.Setenv("RATEGUARD_MOCK_ADDR", "")
+			if tc.env == nil {
+				if err := os.Unsetenv("RATEGUARD_MOCK_ADDR"); err != nil { // t.Setenv puts it back
+					t.Fatal(err)
+				}
+			} else {
+				t.Setenv("RATEGUARD_MOCK_ADDR", tc.env[0])
+			}
+			o := runIn(t.Context(), nil, "", append([]string{"up", "--check-config"}, tc.args...)...)
+			if off := strings.Contains(o.errors, refused); off != tc.off || (o.code != 0) != tc.off {
+				t.Errorf("exit code %d, %q; want the mock provider off: %t", o.code, o.errors, tc.off)
+			}
+		})
+	}
+}
+
 func TestTokenComesFromTheDataDirectory(t *testing.T) {
 	_, url := newAPI(t)
 	dir := t.TempDir()

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
+	"strings"
 
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffyaml"
@@ -19,9 +21,24 @@ type configured struct {
 	// strict refuses a file with settings that the command does not have. Others share the file
 	// of the roles.
 	strict bool
+	// off names the flags whose empty value switches something off: their variables count when they are set and empty.
+	off []string
 	// validate returns all problems of the settings, joined; may be nil.
 	validate func() error
 	run      func(context.Context) error
+}
+
+// emptied returns the flags whose variables are set and empty, as arguments: ff takes an empty variable for none. Those
+// of the command line come behind them and win.
+func emptied(names []string) []string {
+	var args []string
+	for _, name := range names {
+		env := "RATEGUARD_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+		if v, set := os.LookupEnv(env); set && v == "" {
+			args = append(args, "--"+name+"=")
+		}
+	}
+	return args
 }
 
 func (a *app) configured(c configured) *cobra.Command {
@@ -31,7 +48,7 @@ func (a *app) configured(c configured) *cobra.Command {
 		c.register(fs)
 		fs.String("config", "", "YAML file with settings")
 		check := fs.Bool("check-config", false, "check the settings and exit")
-		err := ff.Parse(fs, args, ff.WithEnvVarPrefix("RATEGUARD"), ff.WithConfigFileFlag("config"), ff.WithConfigFileParser(ffyaml.Parser), ff.WithIgnoreUndefined(!c.strict))
+		err := ff.Parse(fs, append(emptied(c.off), args...), ff.WithEnvVarPrefix("RATEGUARD"), ff.WithConfigFileFlag("config"), ff.WithConfigFileParser(ffyaml.Parser), ff.WithIgnoreUndefined(!c.strict))
 		switch {
 		case errors.Is(err, flag.ErrHelp):
 			return err

@@ -13,9 +13,10 @@ import (
 // up runs everything in this process.
 func (a *app) up() *cobra.Command {
 	c := standalone.Default()
+	c.Providers = standalone.ProvidersFromEnv()
 	var level slog.Level
 	return a.configured(configured{
-		use: "up", short: "Run everything in one process, on embedded stores where no URL is set", strict: true,
+		use: "up", short: "Run everything in one process, on embedded stores where no URL is set", strict: true, off: []string{"mock-addr"},
 		register: func(fs *flag.FlagSet) {
 			c.Register(fs)
 			fs.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")

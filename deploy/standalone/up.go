@@ -12,7 +12,8 @@ import (
 )
 
 // Up is `rateguard up`: it starts everything, prints where it is and how to try it, and runs
-// until ctx ends. It prints in this order: the URLs, the demo key, a curl that works, ready.
+// until ctx ends. It prints in this order: the URLs, the demo key, a curl that works, how long it took, and `ready` alone on
+// its line.
 func Up(ctx context.Context, cfg Config, log *slog.Logger, out io.Writer) error {
 	begin := time.Now()
 	printer := &printer{w: out}
@@ -27,7 +28,7 @@ func Up(ctx context.Context, cfg Config, log *slog.Logger, out io.Writer) error 
 		return err
 	}
 	printer.say("%s", s.banner())
-	printer.say("ready (%s)", time.Since(begin).Round(10*time.Millisecond))
+	printer.say("started in %s\nready", time.Since(begin).Round(10*time.Millisecond))
 	err = s.Run(ctx)
 	if err == nil {
 		printer.say("stopped")

@@ -201,7 +201,7 @@ func TestUpPrintsInOrderAndStopsWhenTold(t *testing.T) {
 	go func() { done <- standalone.Up(ctx, settings(t.TempDir()), slog.New(slog.DiscardHandler), out) }()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
-	for !strings.Contains(out.String(), "\nready") {
+	for !strings.HasSuffix(out.String(), "\nready\n") {
 		select {
 		case err := <-done:
 			t.Fatalf("it ended: %v\n%s", err, out)
@@ -209,7 +209,7 @@ func TestUpPrintsInOrderAndStopsWhenTold(t *testing.T) {
 		}
 	}
 	at := 0
-	for _, want := range []string{"proxy  ", "admin API", "demo key", "curl http://", "\nready"} {
+	for _, want := range []string{"proxy  ", "admin API", "demo key", "curl http://", "\nstarted in ", "\nready\n"} {
 		i := strings.Index(out.String()[at:], want)
 		if i < 0 {
 			t.Fatalf("no %q after the rest in:\n%s", want, out)
