@@ -3,6 +3,7 @@ package projections_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -13,7 +14,8 @@ import (
 // benchRows is the size of the table: a month of 2 requests a second.
 const benchRows = 5_000_000
 
-// BenchmarkMonthByModelAndEndpoint measures the sum of a month by model and endpoint, with the rollup and without.
+// BenchmarkMonthByModelAndEndpoint measures the sum of a month by model and endpoint, with the rollup and without:
+// go test -run '^$' -bench Month -benchtime 10x ./projections/ (in tests).
 func BenchmarkMonthByModelAndEndpoint(b *testing.B) {
 	ctx := context.WithoutCancel(b.Context())
 	if err := shared.start(ctx); err != nil {
@@ -40,34 +42,44 @@ FROM numbers(%d, %d)`, generation, i*benchRows/20, benchRows/20))
 			b.Fatalf("filling the table: %v", err)
 		}
 	}
-	for _, test := range []struct {
-		sums string
-		use  int
-	}{
-		{"sum(requests), sum(cost_nano), sum(input_tokens), sum(output_tokens)", 1},
-		{"sum(requests), sum(cost_nano), sum(input_tokens), sum(output_tokens)", 0},
-		{"quantilesTDigest(0.5, 0.95, 0.99)(latency_us)", 1},
-		{"quantilesTDigest(0.5, 0.95, 0.99)(latency_us)", 0},
-	} {
-		sums, use := test.sums, test.use
-		b.Run(fmt.Sprintf("%.9s/projection=%d", sums, use), func(b *testing.B) {
-			for b.Loop() {
-				rows, err := conn.Query(ctx, fmt.Sprintf(`SELECT model, endpoint, %s
- FROM requests WHERE workspace = 'ws_1' AND toStartOfHour(time) >= toDateTime('2026-11-01 00:00:00', 'UTC')
-  AND toStartOfHour(time) < toDateTime('2026-12-01 00:00:00', 'UTC') GROUP BY model, endpoint
- SETTINGS optimize_use_projections = %d, force_optimize_projection = %d`, sums, use, use))
-				if err != nil {
-					b.Fatalf("querying: %v", err)
+	const (
+		quantiles = ", quantilesTDigestState(0.5, 0.95, 0.99)(latency_us) AS s4"
+		merged    = ", quantilesTDigestMerge(0.5, 0.95, 0.99)(s4)"
+	)
+	for _, test := range []struct{ name, state, merge string }{{"sums", "", ""}, {"percentiles", quantiles, merged}} {
+		for _, use := range []int{1, 0} {
+			b.Run(fmt.Sprintf("%s/projection=%d", test.name, use), func(b *testing.B) {
+				sql := monthSQL(test.state, test.merge, use)
+				for b.Loop() {
+					rows, err := conn.Query(ctx, sql)
+					if err != nil {
+						b.Fatalf("querying: %v", err)
+					}
+					n := 0
+					for rows.Next() {
+						n++
+					}
+					if err := rows.Err(); err != nil || n == 0 {
+						b.Fatalf("querying: %d rows, %v", n, err)
+					}
+					_ = rows.Close()
 				}
-				n := 0
-				for rows.Next() {
-					n++
-				}
-				if err := rows.Err(); err != nil || n == 0 {
-					b.Fatalf("querying: %d rows, %v", n, err)
-				}
-				_ = rows.Close()
-			}
-		})
+			})
+		}
 	}
+}
+
+// monthSQL asks as the usage API does for a span with odd bounds: whole hours, and an edge at each side.
+func monthSQL(state, merge string, use int) string {
+	const sums = "sum(requests) AS s0, sum(cost_nano) AS s1, sum(input_tokens) AS s2, sum(output_tokens) AS s3"
+	piece := func(bucket, from, to string) string {
+		return fmt.Sprintf(`SELECT model AS g0, endpoint AS g1, %s%s FROM requests WHERE workspace = 'ws_1'
+ AND %[3]s >= toDateTime64('%[4]s', 6, 'UTC') AND %[3]s < toDateTime64('%[5]s', 6, 'UTC') GROUP BY g0, g1`, sums, state, bucket, from, to)
+	}
+	pieces := []string{
+		piece("toStartOfHour(time)", "2026-11-01 01:00:00", "2026-11-29 21:00:00"),
+		piece("time", "2026-11-01 00:20:00", "2026-11-01 01:00:00"), piece("time", "2026-11-29 21:00:00", "2026-11-29 21:20:00"),
+	}
+	return fmt.Sprintf(`SELECT g0, g1, sum(s0), sum(s1), sum(s2), sum(s3)%s FROM (%s) GROUP BY g0, g1 ORDER BY g0, g1
+ SETTINGS optimize_use_projections = %d`, merge, strings.Join(pieces, " UNION ALL "), use)
 }
