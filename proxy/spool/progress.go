@@ -111,11 +111,12 @@ func (p *progress) shippedTo() position {
 	return p.shipped
 }
 
-// notify wakes the waiters that got what they wait for. Call with progressMu held.
+// notify wakes the waiters that got what they wait for, all of them when nothing is left: a place behind the header of
+// a new segment is one at which no frame ends. Call with progressMu held.
 func (p *progress) notify() {
 	rest := p.waiters[:0]
 	for _, w := range p.waiters {
-		if p.shipped.before(w.until) {
+		if p.shipped.before(w.until) && p.depth.Load() > 0 {
 			rest = append(rest, w)
 			continue
 		}
