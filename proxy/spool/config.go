@@ -42,7 +42,8 @@ type Config struct {
 	MaxPlainBytes int64
 	// MemoryBytes bounds the frames that wait in memory for the shipper, 16 MiB; what is above is read back from disk.
 	MemoryBytes int64
-	// Linger is how long the shipper waits to fill a batch, 3 ms.
+	// Linger is how long the shipper waits to fill a batch, 20 ms: each batch costs the brokers, the consumers and us far more
+	// than a record does.
 	Linger time.Duration
 	// Host is written into the producer's status; empty: the host name.
 	Host string
@@ -82,7 +83,7 @@ func (c Config) withDefaults() Config {
 		c.SyncEvery = 5 * time.Millisecond
 	}
 	if c.Linger == 0 {
-		c.Linger = 3 * time.Millisecond
+		c.Linger = 20 * time.Millisecond
 	}
 	if c.Disk == nil {
 		c.Disk = osDisk{}

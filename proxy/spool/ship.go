@@ -144,7 +144,7 @@ func (s *Spool) client(log *slog.Logger, more ...kgo.Opt) (*kgo.Client, error) {
 		kgo.RecordPartitioner(kgo.BasicConsistentPartitioner(func(string) func(*kgo.Record, int) int {
 			return func(r *kgo.Record, n int) int { return int(hash.Partition(r.Key, int32(n))) } //nolint:gosec // partitions fit 31 bits
 		})),
-		kgo.ProducerLinger(s.cfg.Linger),
+		kgo.ProducerLinger(s.cfg.Linger/8), // only for the partitions to fill evenly: the shipper waits the rest before it takes frames
 		kgo.MaxBufferedRecords(bufferedRecords),
 		kgo.MaxBufferedBytes(bufferedBytes),
 		kgo.UnknownTopicRetries(-1), // a topic that is not provisioned yet, or a broker that has not heard of it, is waited for

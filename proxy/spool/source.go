@@ -56,6 +56,10 @@ func (o *ownSource) next(ctx context.Context) ([]frame, error) {
 			return nil, context.Cause(ctx)
 		case <-o.s.wake:
 		}
+		// One wake-up for all frames of the next while: waking for each costs as much as shipping it.
+		if !sleep(ctx, o.s.cfg.Linger*7/8) {
+			return nil, context.Cause(ctx)
+		}
 	}
 }
 
