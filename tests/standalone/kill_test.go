@@ -267,7 +267,8 @@ func set(all []int) map[int]bool {
 }
 
 // Whatever was acknowledged is there after kill -9 of the process that owned the engine, nothing of it
-// runs on, and the next start is quick.
+// runs on, and the next start is quick. Redis promises less: it may forget the end of what it acknowledged,
+// when the kill comes during a slow fsync, but nothing from the middle.
 func TestKillKeepsWhatWasAcknowledgedAndLeavesNothingBehind(t *testing.T) {
 	for _, engine := range []string{"postgres", "redis", "kafka", "clickhouse"} {
 		t.Run(engine, func(t *testing.T) {
@@ -295,9 +296,15 @@ func TestKillKeepsWhatWasAcknowledgedAndLeavesNothingBehind(t *testing.T) {
 			if err != nil {
 				t.Fatalf("reading back: %v", err)
 			}
+			forgot := false
 			for _, n := range acknowledged {
-				if !got[n] {
+				switch {
+				case got[n] && forgot:
+					t.Errorf("%d is there and one that was acknowledged before it is not", n)
+				case !got[n] && engine != "redis":
 					t.Errorf("%d was acknowledged and is lost", n)
+				case !got[n]:
+					forgot = true
 				}
 			}
 			t.Logf("%d acknowledged, %d there, started again in %s", len(acknowledged), len(got), took)

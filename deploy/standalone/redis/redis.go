@@ -127,6 +127,8 @@ func launch(ctx context.Context, cfg Config, binary string) (*Server, error) {
 }
 
 // settings never evict: a key that vanished would be a budget that forgot what was reserved.
+// everysec may lose the last writes to a kill -9: while an fsync runs, Redis keeps what it acknowledged in memory for
+// up to two seconds. What is kept here must be rebuilt from the log or said again, as heartbeats are.
 func (s *Server) settings(dir string) string {
 	return strings.Join([]string{
 		"bind 127.0.0.1", "port " + strconv.Itoa(s.port), "requirepass " + s.password, "dir " + strconv.Quote(dir), "daemonize no",
