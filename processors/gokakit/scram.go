@@ -27,7 +27,8 @@ func (c *scramClient) Begin(user, password, authzID string) error {
 	if c.mechanism == "scram-sha-512" {
 		m = auth.AsSha512Mechanism()
 	}
-	session, first, err := m.Authenticate(context.TODO(), "")
+	// sarama's interface has no context to hand on, and this step only makes a message: it waits for nothing.
+	session, first, err := m.Authenticate(context.Background(), "")
 	if err != nil {
 		return fmt.Errorf("beginning SCRAM: %w", err)
 	}
