@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -164,6 +165,8 @@ type rig struct {
 	log    *fakeLog
 	view   *policy.View
 	server *httptest.Server
+	// left hears of clients whose leaving the proxy has noticed; one that nobody waits for is dropped.
+	left chan struct{}
 }
 
 type rigConfig struct {
@@ -185,7 +188,7 @@ func newRig(t testing.TB, c rigConfig) *rig {
 		t.Fatal(err)
 	}
 	logger := slog.New(slog.DiscardHandler)
-	r := &rig{log: new(fakeLog), view: policy.NewView(key, logger)}
+	r := &rig{log: new(fakeLog), view: policy.NewView(key, logger), left: make(chan struct{}, 1)}
 	p := &rateguardv1.WorkspacePolicy{WorkspaceId: workspace, Version: 7, Settings: c.settings}
 	for _, provider := range []string{"openai", "anthropic", "gemini", "http"} {
 		route := &rateguardv1.Route{
@@ -206,8 +209,17 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	if c.null {
 		log = nullLog{}
 	}
-	r.server = httptest.NewServer(proxy.NewHandler(proxy.HandlerConfig{
+	handler := proxy.NewHandler(proxy.HandlerConfig{
 		View: r.view, Log: log, MaxBody: c.maxBody, Drain: c.drain, Slog: logger, Buffer: c.buffer,
+	})
+	r.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		defer context.AfterFunc(req.Context(), func() {
+			select {
+			case r.left <- struct{}{}:
+			default:
+			}
+		})()
+		handler.ServeHTTP(w, req)
 	}))
 	t.Cleanup(r.server.Close)
 	r.url = r.server.URL

@@ -176,28 +176,36 @@ func TestStreamsAreNotBuffered(t *testing.T) {
 	}
 }
 
-// A client that leaves pays for what was produced, and the upstream is cancelled.
+// A client that leaves pays for what was produced, and the upstream is cancelled. It is a 499, also where the rest of the
+// stream still came, and wherever its end stood: in its last event, or behind it.
 func TestClientLeaves(t *testing.T) {
 	for name, tc := range map[string]struct {
 		after     []string // what the upstream sends once the client has left
 		estimated bool
 	}{
-		"usage still comes":  {[]string{sseUsage, sseDone}, false},
-		"nothing comes more": {nil, true},
+		"the end still comes":          {[]string{sseUsage, sseDone}, false},
+		"the end comes without a mark": {[]string{sseUsage}, false},
+		"the end comes in one piece":   {[]string{sseUsage + sseDone}, false},
+		"nothing comes more":           {nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			gone := make(chan struct{})
 			cancelled := make(chan struct{})
+			ended := make(chan struct{})
 			r := newRig(t, rigConfig{drain: 300 * time.Millisecond, upstream: upstreamFunc(t, func(w http.ResponseWriter, req *http.Request) {
 				_, _ = io.Copy(io.Discard, req.Body) // else this server would not notice that we leave
 				sse(sseContent)(w, req)
 				<-gone
 				sse(tc.after...)(w, req)
-				if tc.after == nil {
+				switch {
+				case tc.after == nil:
 					<-req.Context().Done()
+				case strings.HasSuffix(tc.after[len(tc.after)-1], sseDone):
+					<-ended // the body's end comes in a read of its own
 				}
 				close(cancelled)
 			})})
+			r.log.onEnd = func() { close(ended) }
 			ctx, leave := context.WithCancel(t.Context())
 			req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.url+"/v1/chat/completions", strings.NewReader(streamBody))
 			if err != nil {
@@ -213,6 +221,7 @@ func TestClientLeaves(t *testing.T) {
 			}
 			leave()
 			_ = res.Body.Close()
+			<-r.left
 			close(gone)
 			<-cancelled
 			o, kind := r.log.outcome(t)
@@ -222,7 +231,7 @@ func TestClientLeaves(t *testing.T) {
 			if tc.estimated && o.GetUsage().GetOutputTokens() == 0 {
 				t.Error("what was produced is not counted")
 			}
-			if row := r.log.row(t); row.GetStatus() != 499 && tc.estimated {
+			if row := r.log.row(t); row.GetStatus() != 499 {
 				t.Errorf("status: got %d, want 499", row.GetStatus())
 			}
 		})

@@ -47,10 +47,10 @@ func (t *transfer) stream() error {
 		}
 		if errors.Is(err, io.EOF) {
 			t.meter.End()
-			t.left()
 			last = true
 		}
 		if last {
+			t.left()
 			if err := t.end(true); err != nil {
 				return err
 			}

@@ -186,8 +186,11 @@ func (t *transfer) through(already []byte, billable bool) error {
 	}
 }
 
-// left notes that the client did not see the end.
+// left notes that the client did not see the end. Once the end is recorded, a client may go: it has the whole answer.
 func (t *transfer) left() {
+	if t.c.Ended {
+		return
+	}
 	if t.gone || t.c.Request.Context().Err() != nil {
 		t.c.Result.Status = call.StatusClientGone
 	}
