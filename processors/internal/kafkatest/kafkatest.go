@@ -3,6 +3,12 @@ package kafkatest
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/pem"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,7 +38,28 @@ const Partitions = 4
 // Start returns a cluster that ends with the test.
 func Start(tb testing.TB) *Cluster {
 	tb.Helper()
-	c := StartEmpty(tb)
+	return provisioned(tb, StartEmpty(tb))
+}
+
+// StartSecured returns such a cluster that takes only TLS connections of one user, by one SASL mechanism.
+func StartSecured(tb testing.TB, mechanism string) *Cluster {
+	tb.Helper()
+	identity := httptest.NewUnstartedServer(nil) // only for its certificate, which names 127.0.0.1
+	identity.StartTLS()
+	defer identity.Close()
+	ca := filepath.Join(tb.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: identity.Certificate().Raw}), 0o600); err != nil {
+		tb.Fatalf("writing the certificate: %v", err)
+	}
+	const user, password = "rateguard", "p,w=d é"
+	settings := broker.Config{TLS: true, CAFile: ca, SASLMechanism: mechanism, SASLUser: user, SASLPassword: password}
+	return provisioned(tb, start(tb, settings, kfake.TLS(&tls.Config{Certificates: identity.TLS.Certificates, MinVersion: tls.VersionTLS12}),
+		kfake.EnableSASL(), kfake.Superuser(strings.ToUpper(mechanism), user, password)))
+}
+
+// provisioned makes the topics of the table.
+func provisioned(tb testing.TB, c *Cluster) *Cluster {
+	tb.Helper()
 	s := provision.Settings{Partitions: Partitions, Replication: 1, MinInsync: 1}
 	if err := provision.Apply(tb.Context(), c.Admin, s); err != nil {
 		tb.Fatalf("provisioning: %v", err)
@@ -43,17 +70,28 @@ func Start(tb testing.TB) *Cluster {
 // StartEmpty returns a cluster without topics.
 func StartEmpty(tb testing.TB) *Cluster {
 	tb.Helper()
-	fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(time.Second))
+	return start(tb, broker.Config{})
+}
+
+// start returns a cluster without topics; settings are how to connect to it, without the address.
+func start(tb testing.TB, settings broker.Config, opts ...kfake.Opt) *Cluster {
+	tb.Helper()
+	fake, err := kfake.NewCluster(append(opts, kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(time.Second))...)
 	if err != nil {
 		tb.Fatalf("starting kfake: %v", err)
 	}
 	tb.Cleanup(fake.Close)
-	client, err := kgo.NewClient(kgo.SeedBrokers(fake.ListenAddrs()...), kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(1<<20))
+	settings.Brokers = fake.ListenAddrs()[0]
+	connect, err := settings.Options()
+	if err != nil {
+		tb.Fatalf("reading the settings: %v", err)
+	}
+	client, err := kgo.NewClient(append(connect, kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(1<<20))...)
 	if err != nil {
 		tb.Fatalf("connecting: %v", err)
 	}
 	tb.Cleanup(client.Close)
-	return &Cluster{Cluster: fake, Client: client, Admin: kadm.NewClient(client), Kafka: broker.Config{Brokers: fake.ListenAddrs()[0]}}
+	return &Cluster{Cluster: fake, Client: client, Admin: kadm.NewClient(client), Kafka: settings}
 }
 
 // Produce appends events to a topic, each keyed by its workspace, and waits until they are written.
@@ -85,7 +123,11 @@ func (c *Cluster) Read(tb testing.TB, topic string) []*kgo.Record {
 			left[o.Partition] = o.Offset
 		}
 	})
-	reader, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	connect, err := c.Kafka.Options()
+	if err != nil {
+		tb.Fatalf("reading the settings: %v", err)
+	}
+	reader, err := kgo.NewClient(append(connect, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
 	if err != nil {
 		tb.Fatalf("connecting: %v", err)
 	}
