@@ -134,8 +134,11 @@ func readCost(o *object) cost {
 			o.fail("usd", "is required with the mode per_request")
 		}
 		usd, err := money.ParseUSD(text)
-		if given && (err != nil || usd < 0) {
+		switch {
+		case given && (err != nil || usd < 0):
 			o.fail("usd", `must be a decimal string of USD with at most nine decimals, for example "0.002"`)
+		case usd > money.MaxCall: // no store would take what such a call costs
+			o.fail("usd", "must be at most %s", money.MaxCall)
 		}
 		c.USD = &usd
 	default:

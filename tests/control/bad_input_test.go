@@ -84,6 +84,7 @@ func TestBadInput(t *testing.T) {
 		{"usd is a number", "PUT", ws + "/routes/r", route(`,"cost":{"mode":"per_request","usd":0.1}`), 400, "cost.usd"},
 		{"usd negative", "PUT", ws + "/routes/r", route(`,"cost":{"mode":"per_request","usd":"-1"}`), 400, "cost.usd"},
 		{"usd with ten decimals", "PUT", ws + "/routes/r", route(`,"cost":{"mode":"per_request","usd":"0.0000000001"}`), 400, "cost.usd"},
+		{"usd above the largest cost of a call", "PUT", ws + "/routes/r", route(`,"cost":{"mode":"per_request","usd":"100000.000000001"}`), 400, "cost.usd"},
 		{"usd too large", "PUT", ws + "/routes/r", route(`,"cost":{"mode":"per_request","usd":"99999999999"}`), 400, "cost.usd"},
 		{"weight 0", "PUT", ws + "/routes/r", route(`,"weights":{"*":0}`), 400, "weights.*"},
 		{"weight is a fraction", "PUT", ws + "/routes/r", route(`,"weights":{"*":1.5}`), 400, "weights"},
