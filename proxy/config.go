@@ -31,6 +31,9 @@ type Config struct {
 	SecretKey string
 	// MaxBody is the largest request body in bytes, 32 MiB.
 	MaxBody int64
+	// MaxResponse is the largest body of an answer in bytes as the upstream sends it, 1 GiB. A longer one is cut, and charged
+	// as one that the upstream cut.
+	MaxResponse int64
 	// Drain is how long an upstream may go on after its client has left, 5 s.
 	Drain time.Duration
 	// ShutdownTimeout is how long SIGTERM waits for requests in flight, 10 min. FlushTimeout is how long it then waits for
@@ -59,6 +62,9 @@ func (c Config) withDefaults() Config {
 	if c.MaxBody == 0 {
 		c.MaxBody = 32 << 20
 	}
+	if c.MaxResponse == 0 {
+		c.MaxResponse = 1 << 30
+	}
 	if c.Drain == 0 {
 		c.Drain = 5 * time.Second
 	}
@@ -80,6 +86,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "Redis of limits and budgets, redis://…")
 	fs.StringVar(&c.SecretKey, "secret-key", c.SecretKey, "key of upstream credentials: 32 bytes in hex or base64")
 	fs.Int64Var(&c.MaxBody, "max-body", c.MaxBody, "largest request body in bytes")
+	fs.Int64Var(&c.MaxResponse, "max-response", c.MaxResponse, "largest body of an answer in bytes; a longer one is cut")
 	fs.DurationVar(&c.Drain, "drain", c.Drain, "how long an upstream may go on after its client has left")
 	fs.DurationVar(&c.ShutdownTimeout, "shutdown-timeout", c.ShutdownTimeout, "how long a shutdown waits for requests in flight")
 	fs.DurationVar(&c.FlushTimeout, "flush-timeout", c.FlushTimeout, "how long a shutdown then waits for the spool to be shipped; the next start ships the rest")
@@ -113,6 +120,9 @@ func (c Config) Validate() error {
 	}
 	if c.MaxBody < 0 {
 		errs = append(errs, errors.New("max-body: negative"))
+	}
+	if c.MaxResponse < 0 {
+		errs = append(errs, errors.New("max-response: negative"))
 	}
 	if c.Drain < 0 {
 		errs = append(errs, errors.New("drain: negative"))

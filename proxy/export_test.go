@@ -19,9 +19,11 @@ type HandlerConfig struct {
 	View    *policy.View
 	Log     emit.Log
 	MaxBody int64
-	Drain   time.Duration
-	Slog    *slog.Logger
-	Buffer  int
+	// MaxResponse is 0 for the default.
+	MaxResponse int64
+	Drain       time.Duration
+	Slog        *slog.Logger
+	Buffer      int
 }
 
 // NewHandler returns the request path alone.
@@ -32,7 +34,7 @@ func NewHandler(c HandlerConfig) http.Handler {
 	s.chain = newChain(parts{
 		view: c.View, log: c.Log, client: client, slog: c.Slog, metrics: reg,
 		intake:  intake.Config{MaxBody: c.MaxBody},
-		forward: forward.Config{Drain: c.Drain, MaxBuffered: c.Buffer},
+		forward: forward.Config{Drain: c.Drain, MaxBuffered: c.Buffer, MaxResponse: c.MaxResponse},
 	})
 	return http.HandlerFunc(s.serve)
 }

@@ -176,6 +176,7 @@ type rigConfig struct {
 	idle     time.Duration
 	drain    time.Duration
 	maxBody  int64
+	maxReply int64
 	buffer   int
 	perCall  *int64
 	null     bool // keep no events
@@ -210,7 +211,7 @@ func newRig(t testing.TB, c rigConfig) *rig {
 		log = nullLog{}
 	}
 	handler := proxy.NewHandler(proxy.HandlerConfig{
-		View: r.view, Log: log, MaxBody: c.maxBody, Drain: c.drain, Slog: logger, Buffer: c.buffer,
+		View: r.view, Log: log, MaxBody: c.maxBody, MaxResponse: c.maxReply, Drain: c.drain, Slog: logger, Buffer: c.buffer,
 	})
 	r.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		defer context.AfterFunc(req.Context(), func() {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -127,6 +128,56 @@ func TestLargeBodies(t *testing.T) {
 		})
 	}
 }
+
+// An answer that does not stop is cut, and charged like one that its upstream cut: announced or not, whole or in events.
+func TestLargeAnswers(t *testing.T) {
+	const most = 64 << 10
+	text := `{"choices":[{"message":{"content":"` + strings.Repeat("x", 2*most) + `"}}]}`
+	event := "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"word word\"}}]}\n\n"
+	for name, tc := range map[string]struct {
+		media, body string
+		status      int
+		announced   bool
+		// limit is the largest answer; one that is not above it passes.
+		limit int64
+		want  int
+		cut   bool
+		kind  string
+	}{
+		"announced":                       {"application/json", text, 200, true, most, 502, false, "expired"},
+		"without a length":                {"application/json", text, 200, false, most, 502, false, "expired"},
+		"events that do not end":          {"text/event-stream", strings.Repeat(event, 4000), 200, false, most, 200, true, "settled"},
+		"other bytes":                     {"application/octet-stream", text, 200, false, most, 200, true, "settled"},
+		"an error of the upstream":        {"application/json", text, 500, true, most, 502, false, "voided"},
+		"an error that does not announce": {"application/json", text, 500, false, most, 500, true, "voided"},
+		"just as large as it may be":      {"application/json", text, 200, false, int64(len(text)), 200, false, "settled"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, rigConfig{maxReply: tc.limit, upstream: upstreamFunc(t, func(w http.ResponseWriter, req *http.Request) {
+				_, _ = io.Copy(io.Discard, req.Body)
+				w.Header().Set("Content-Type", tc.media)
+				if tc.announced {
+					w.Header().Set("Content-Length", strconv.Itoa(len(tc.body)))
+				}
+				w.WriteHeader(tc.status)
+				_, _ = io.WriteString(w, tc.body)
+			})})
+			got := r.post(t, "/v1/chat/completions", chatBody)
+			if got.status != tc.want || (got.err != nil) != tc.cut || tc.cut && len(got.body) > most+pieceSize {
+				t.Errorf("got %d, %d bytes, cut: %v; want %d, cut %v", got.status, len(got.body), got.err, tc.want, tc.cut)
+			}
+			if o, kind := r.log.outcome(t); kind != tc.kind || o.GetCostNanoUsd() > o.GetBoundNanoUsd() {
+				t.Errorf("end: got %s, %d of %d; want %s", kind, o.GetCostNanoUsd(), o.GetBoundNanoUsd(), tc.kind)
+			}
+			if row := r.log.row(t); int(row.GetStatus()) != tc.want {
+				t.Errorf("row: got %d, want %d", row.GetStatus(), tc.want)
+			}
+		})
+	}
+}
+
+// pieceSize is more than the proxy reads at once.
+const pieceSize = 64 << 10
 
 // An upstream may answer before it has read the body, and never read it.
 func TestEarlyAnswerToALargeBody(t *testing.T) {

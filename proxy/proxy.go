@@ -90,7 +90,7 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 	s.chain = newChain(parts{
 		view: view, log: s.spool, client: s.client, slog: s.log, metrics: reg,
 		intake:  intake.Config{MaxBody: s.cfg.MaxBody, CountryHeader: s.cfg.CountryHeader, ClientIPHeader: s.cfg.ClientIPHeader},
-		forward: forward.Config{Drain: s.cfg.Drain},
+		forward: forward.Config{Drain: s.cfg.Drain, MaxResponse: s.cfg.MaxResponse},
 	})
 	return nil
 }

@@ -31,6 +31,8 @@ type Config struct {
 	// MaxBuffered is the largest answer that is held back to learn its cost first, 16 MiB; what is larger streams through, and
 	// its usage is estimated.
 	MaxBuffered int
+	// MaxResponse is the largest body of an answer in bytes, as the upstream sends it, 1 GiB.
+	MaxResponse int64
 }
 
 // Forward is the last step; make it with New.
@@ -48,6 +50,9 @@ func New(cfg Config, client *upstream.Client, log Log, logger *slog.Logger) *For
 	}
 	if cfg.MaxBuffered == 0 {
 		cfg.MaxBuffered = 16 << 20
+	}
+	if cfg.MaxResponse == 0 {
+		cfg.MaxResponse = 1 << 30
 	}
 	return &Forward{cfg: cfg, client: client, log: log, slog: logger}
 }

@@ -23,6 +23,8 @@ type transfer struct {
 	ex    *upstream.Exchange
 	meter usage.Meter
 	strip bool
+	// received is how many bytes of the body have come.
+	received int64
 	// gone says that the client can no longer be written to.
 	gone bool
 	// stalled is when the deadline of writes to the client was set last.
@@ -39,6 +41,8 @@ func (t *transfer) run() error {
 	media, _, _ := strings.Cut(ex.Get("Content-Type"), ";")
 	media = strings.TrimSpace(media)
 	switch {
+	case ex.ContentLength > t.f.cfg.MaxResponse && c.Request.Method != http.MethodHead:
+		return t.f.unreachable(c, errAnswerTooLarge, billed(ex.Status))
 	case !billed(ex.Status):
 		void(c)
 		return t.through(nil, false)
@@ -57,7 +61,10 @@ func isJSON(media string) bool {
 	return strings.EqualFold(media, "application/json") || strings.HasSuffix(media, "+json")
 }
 
-// read reads a piece and notes how long the upstream took.
+// errAnswerTooLarge ends an answer that does not stop.
+var errAnswerTooLarge = errors.New("the answer is larger than max-response")
+
+// read reads a piece and notes how long the upstream took. It fails once more has come than an answer may have.
 func (t *transfer) read(p []byte) (int, error) {
 	start := time.Now()
 	n, err := t.ex.Read(p)
@@ -65,6 +72,9 @@ func (t *transfer) read(p []byte) (int, error) {
 	t.c.Result.Waited += now.Sub(start)
 	if n > 0 && t.c.Result.FirstByte.IsZero() {
 		t.c.Result.FirstByte = now
+	}
+	if t.received += int64(n); err == nil && t.received > t.f.cfg.MaxResponse {
+		err = errAnswerTooLarge
 	}
 	return n, err
 }
