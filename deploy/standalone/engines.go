@@ -56,6 +56,10 @@ func startEngines(ctx context.Context, cfg *Config, log *slog.Logger, progress f
 		})
 	}
 	if in.RedisURL == "" {
+		if in.Kafka.Brokers != "" {
+			// Each would find the other's heartbeats missing in its own Redis and close it as gone.
+			progress.Say("warning: Kafka is outside and Redis is embedded: no second proxy may use this Kafka; several need one redis-url")
+		}
 		g.Go(func() error {
 			s, err := redis.Start(ctx, redis.Config{Dir: in.path("redis"), Log: log, Progress: progress})
 			if err != nil {
