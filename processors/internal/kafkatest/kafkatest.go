@@ -3,6 +3,7 @@ package kafkatest
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"encoding/pem"
 	"net/http/httptest"
@@ -51,10 +52,9 @@ func StartSecured(tb testing.TB, mechanism string) *Cluster {
 	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: identity.Certificate().Raw}), 0o600); err != nil {
 		tb.Fatalf("writing the certificate: %v", err)
 	}
-	const user, password = "rateguard", "p,w=d é"
-	settings := broker.Config{TLS: true, CAFile: ca, SASLMechanism: mechanism, SASLUser: user, SASLPassword: password}
+	settings := broker.Config{TLS: true, CAFile: ca, SASLMechanism: mechanism, SASLUser: "rateguard", SASLPassword: rand.Text() + ",=é"}
 	return provisioned(tb, start(tb, settings, kfake.TLS(&tls.Config{Certificates: identity.TLS.Certificates, MinVersion: tls.VersionTLS12}),
-		kfake.EnableSASL(), kfake.Superuser(strings.ToUpper(mechanism), user, password)))
+		kfake.EnableSASL(), kfake.Superuser(strings.ToUpper(mechanism), settings.SASLUser, settings.SASLPassword)))
 }
 
 // provisioned makes the topics of the table.
