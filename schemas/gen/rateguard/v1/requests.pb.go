@@ -158,21 +158,41 @@ func (x *RequestContext) GetTags() map[string]string {
 	return nil
 }
 
-// Check is what one limit or budget saw when the request was decided.
+// Check is what one limit or budget saw when the request was decided. Amounts are in the limit's unit, those of a budget in nano-USD.
 type Check struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Id              string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Scope           string                 `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
-	Kind            string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
-	Limit           int64                  `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
-	Used            int64                  `protobuf:"varint,5,opt,name=used,proto3" json:"used,omitempty"`
-	Remaining       int64                  `protobuf:"varint,6,opt,name=remaining,proto3" json:"remaining,omitempty"`
-	ResetAfterUs    int64                  `protobuf:"varint,7,opt,name=reset_after_us,json=resetAfterUs,proto3" json:"reset_after_us,omitempty"`
-	Cost            int64                  `protobuf:"varint,8,opt,name=cost,proto3" json:"cost,omitempty"`
-	Denied          bool                   `protobuf:"varint,9,opt,name=denied,proto3" json:"denied,omitempty"`
-	DecidedAtUnixUs int64                  `protobuf:"varint,10,opt,name=decided_at_unix_us,json=decidedAtUnixUs,proto3" json:"decided_at_unix_us,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Scope string                 `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	// "limit" or "budget".
+	Kind  string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	Limit int64  `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// After the decision.
+	Used      int64 `protobuf:"varint,5,opt,name=used,proto3" json:"used,omitempty"`
+	Remaining int64 `protobuf:"varint,6,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	// Until nothing is used any more.
+	ResetAfterUs int64 `protobuf:"varint,7,opt,name=reset_after_us,json=resetAfterUs,proto3" json:"reset_after_us,omitempty"`
+	// What the request takes.
+	Cost   int64 `protobuf:"varint,8,opt,name=cost,proto3" json:"cost,omitempty"`
+	Denied bool  `protobuf:"varint,9,opt,name=denied,proto3" json:"denied,omitempty"`
+	// By the clock of Redis.
+	DecidedAtUnixUs int64 `protobuf:"varint,10,opt,name=decided_at_unix_us,json=decidedAtUnixUs,proto3" json:"decided_at_unix_us,omitempty"`
+	// "requests" or "tokens"; empty for a budget.
+	Unit      string `protobuf:"bytes,11,opt,name=unit,proto3" json:"unit,omitempty"`
+	Algorithm string `protobuf:"bytes,12,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
+	WindowUs  int64  `protobuf:"varint,13,opt,name=window_us,json=windowUs,proto3" json:"window_us,omitempty"`
+	Burst     int64  `protobuf:"varint,14,opt,name=burst,proto3" json:"burst,omitempty"`
+	// The key, route, model or endpoint whose bucket it is; empty where the limit has one bucket.
+	Subject string `protobuf:"bytes,15,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Of a denial: how long until the same request would have been admitted.
+	RetryAfterUs int64 `protobuf:"varint,16,opt,name=retry_after_us,json=retryAfterUs,proto3" json:"retry_after_us,omitempty"`
+	// Who decided: "redis", "lease" (tokens that this proxy had taken before), "local" (the store was unavailable).
+	DecidedBy string `protobuf:"bytes,17,opt,name=decided_by,json=decidedBy,proto3" json:"decided_by,omitempty"`
+	// The proxy's clock minus Redis' clock at the decision.
+	ClockOffsetUs int64 `protobuf:"varint,18,opt,name=clock_offset_us,json=clockOffsetUs,proto3" json:"clock_offset_us,omitempty"`
+	// How long a leaky bucket held the request.
+	DelayUs       int64 `protobuf:"varint,19,opt,name=delay_us,json=delayUs,proto3" json:"delay_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Check) Reset() {
@@ -271,6 +291,69 @@ func (x *Check) GetDenied() bool {
 func (x *Check) GetDecidedAtUnixUs() int64 {
 	if x != nil {
 		return x.DecidedAtUnixUs
+	}
+	return 0
+}
+
+func (x *Check) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *Check) GetAlgorithm() string {
+	if x != nil {
+		return x.Algorithm
+	}
+	return ""
+}
+
+func (x *Check) GetWindowUs() int64 {
+	if x != nil {
+		return x.WindowUs
+	}
+	return 0
+}
+
+func (x *Check) GetBurst() int64 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
+}
+
+func (x *Check) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Check) GetRetryAfterUs() int64 {
+	if x != nil {
+		return x.RetryAfterUs
+	}
+	return 0
+}
+
+func (x *Check) GetDecidedBy() string {
+	if x != nil {
+		return x.DecidedBy
+	}
+	return ""
+}
+
+func (x *Check) GetClockOffsetUs() int64 {
+	if x != nil {
+		return x.ClockOffsetUs
+	}
+	return 0
+}
+
+func (x *Check) GetDelayUs() int64 {
+	if x != nil {
+		return x.DelayUs
 	}
 	return 0
 }
@@ -609,7 +692,7 @@ const file_rateguard_v1_requests_proto_rawDesc = "" +
 	"\x04tags\x18\x06 \x03(\v2&.rateguard.v1.RequestContext.TagsEntryR\x04tags\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x88\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x04\n" +
 	"\x05Check\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x12\n" +
@@ -621,7 +704,17 @@ const file_rateguard_v1_requests_proto_rawDesc = "" +
 	"\x04cost\x18\b \x01(\x03R\x04cost\x12\x16\n" +
 	"\x06denied\x18\t \x01(\bR\x06denied\x12+\n" +
 	"\x12decided_at_unix_us\x18\n" +
-	" \x01(\x03R\x0fdecidedAtUnixUs\"\xef\x06\n" +
+	" \x01(\x03R\x0fdecidedAtUnixUs\x12\x12\n" +
+	"\x04unit\x18\v \x01(\tR\x04unit\x12\x1c\n" +
+	"\talgorithm\x18\f \x01(\tR\talgorithm\x12\x1b\n" +
+	"\twindow_us\x18\r \x01(\x03R\bwindowUs\x12\x14\n" +
+	"\x05burst\x18\x0e \x01(\x03R\x05burst\x12\x18\n" +
+	"\asubject\x18\x0f \x01(\tR\asubject\x12$\n" +
+	"\x0eretry_after_us\x18\x10 \x01(\x03R\fretryAfterUs\x12\x1d\n" +
+	"\n" +
+	"decided_by\x18\x11 \x01(\tR\tdecidedBy\x12&\n" +
+	"\x0fclock_offset_us\x18\x12 \x01(\x03R\rclockOffsetUs\x12\x19\n" +
+	"\bdelay_us\x18\x13 \x01(\x03R\adelayUs\"\xef\x06\n" +
 	"\x0fRequestRecorded\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x15\n" +
