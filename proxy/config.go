@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/redis/go-redis/v9"
 
+	"github.com/rateguard/rateguard/proxy/lua"
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/schemas/secret"
 	"github.com/rateguard/rateguard/topics/broker"
@@ -25,8 +25,9 @@ type Config struct {
 	OpsAddr string
 	// DataDir holds the spool and the configuration snapshot, "./data".
 	DataDir string
-	// RedisURL is where limits and budgets live; required.
-	RedisURL string
+	// RedisURL is where limits and budgets live; required. RedisTimeout is how long one decision there may take, 50 ms.
+	RedisURL     string
+	RedisTimeout time.Duration
 	// SecretKey opens upstream credentials: 32 bytes in hex or base64; required.
 	SecretKey string
 	// MaxBody is the largest request body in bytes, 32 MiB.
@@ -65,6 +66,9 @@ func (c Config) withDefaults() Config {
 	if c.MaxResponse == 0 {
 		c.MaxResponse = 1 << 30
 	}
+	if c.RedisTimeout == 0 {
+		c.RedisTimeout = lua.DefaultTimeout
+	}
 	if c.Drain == 0 {
 		c.Drain = 5 * time.Second
 	}
@@ -83,7 +87,8 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.StringVar(&c.Addr, "proxy-addr", c.Addr, "address of the data plane")
 	fs.StringVar(&c.OpsAddr, "ops-addr", c.OpsAddr, "address of /healthz, /readyz and /metrics")
 	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "folder of the spool and of snapshots")
-	fs.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "Redis of limits and budgets, redis://…")
+	fs.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "Redis of limits and budgets: redis://…, redis+cluster://…?addr=…, redis+sentinel://…?master_name=…; rediss for TLS")
+	fs.DurationVar(&c.RedisTimeout, "redis-timeout", c.RedisTimeout, "how long one decision in Redis may take; at least five round trips")
 	fs.StringVar(&c.SecretKey, "secret-key", c.SecretKey, "key of upstream credentials: 32 bytes in hex or base64")
 	fs.Int64Var(&c.MaxBody, "max-body", c.MaxBody, "largest request body in bytes")
 	fs.Int64Var(&c.MaxResponse, "max-response", c.MaxResponse, "largest body of an answer in bytes; a longer one is cut")
@@ -115,8 +120,11 @@ func (c Config) Validate() error {
 	}
 	if c.RedisURL == "" {
 		errs = append(errs, errors.New("redis-url: required"))
-	} else if _, err := redis.ParseURL(c.RedisURL); err != nil {
+	} else if err := lua.ParseStoreURL(c.RedisURL); err != nil {
 		errs = append(errs, fmt.Errorf("redis-url: %w", err))
+	}
+	if c.RedisTimeout < 0 {
+		errs = append(errs, errors.New("redis-timeout: negative"))
 	}
 	if c.MaxBody < 0 {
 		errs = append(errs, errors.New("max-body: negative"))

@@ -15,13 +15,13 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rateguard/rateguard/proxy/call"
 	"github.com/rateguard/rateguard/proxy/forward"
 	"github.com/rateguard/rateguard/proxy/forward/upstream"
 	"github.com/rateguard/rateguard/proxy/intake"
+	"github.com/rateguard/rateguard/proxy/lua"
 	"github.com/rateguard/rateguard/proxy/policy"
 	"github.com/rateguard/rateguard/proxy/rebuild"
 	"github.com/rateguard/rateguard/proxy/spool"
@@ -34,7 +34,7 @@ type Server struct {
 	log      *slog.Logger
 	listener net.Listener
 	spool    *spool.Spool
-	redis    *redis.Client
+	store    *lua.Store
 	rebuild  *rebuild.Rebuilder
 	view     *policy.View
 	follower *policy.Follower
@@ -72,16 +72,14 @@ func New(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Regis
 
 // build makes what stands on the spool and the listener.
 func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) error {
-	opts, err := redis.ParseURL(s.cfg.RedisURL)
+	store, err := lua.OpenStore(lua.StoreConfig{URL: s.cfg.RedisURL, Timeout: s.cfg.RedisTimeout, Log: s.log, Metrics: reg})
 	if err != nil {
-		return fmt.Errorf("redis-url: %w", err)
+		return err
 	}
-	// A call that was repeated unseen would count twice; deadlines come from the callers.
-	opts.MaxRetries, opts.ContextTimeoutEnabled = -1, true
-	s.redis = redis.NewClient(opts)
-	s.rebuild, err = rebuild.New(rebuild.Config{Spool: s.spool, Kafka: s.cfg.Kafka, Redis: s.redis, Log: s.log, Metrics: reg})
+	s.store = store
+	s.rebuild, err = rebuild.New(rebuild.Config{Spool: s.spool, Kafka: s.cfg.Kafka, Redis: store.Client(), Log: s.log, Metrics: reg})
 	if err != nil {
-		return errors.Join(err, s.redis.Close())
+		return errors.Join(err, store.Close())
 	}
 	view := policy.NewView(key, s.log)
 	s.view = view
@@ -136,6 +134,10 @@ func (s *Server) Run(ctx context.Context) error {
 	front.Go(func() error { return s.follower.Run(ctx) })
 	front.Go(func() error { return s.sweep(ctx) })
 	front.Go(func() error {
+		s.store.Watch(ctx)
+		return nil
+	})
+	front.Go(func() error {
 		defer stop()
 		return s.listen(ctx)
 	})
@@ -157,7 +159,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.log.Warn("spool is not shipped whole; the next start ships the rest", slog.Any("error", flushErr))
 	}
 	stopShipping()
-	err = errors.Join(err, ship.Wait(), s.spool.Close(), s.redis.Close())
+	err = errors.Join(err, ship.Wait(), s.spool.Close(), s.store.Close())
 	s.client.CloseIdle(true)
 	if err != nil {
 		return fmt.Errorf("running the proxy: %w", err)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/rateguard/rateguard/proxy/lua"
 	"github.com/rateguard/rateguard/schemas/secret"
 	"github.com/rateguard/rateguard/topics/broker"
 )
@@ -90,7 +91,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "folder of the embedded stores, the spool and the generated secrets")
 	fs.StringVar(&c.AdminToken, "admin-token", c.AdminToken, "root credential of the admin API; empty: generated once into the data folder")
 	fs.StringVar(&c.SecretKey, "secret-key", c.SecretKey, "32 bytes in hex or base64 that seal upstream credentials; empty: generated once into the data folder")
-	fs.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "Redis, redis://…; empty: embedded")
+	fs.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "Redis: redis://…, redis+cluster://… or redis+sentinel://…; empty: embedded")
 	fs.StringVar(&c.PostgresURL, "postgres-url", c.PostgresURL, "PostgreSQL, postgres://…; empty: embedded")
 	fs.StringVar(&c.ClickHouseURL, "clickhouse-url", c.ClickHouseURL, "ClickHouse, http://user:password@host:port/database; empty: embedded")
 	fs.BoolVar(&c.Demo, "demo", c.Demo, "seed the workspace demo")
@@ -138,12 +139,16 @@ func (c Config) Validate() error {
 		flag, url string
 		schemes   []string
 	}{
-		{"redis-url", c.RedisURL, []string{"redis", "rediss"}},
 		{"postgres-url", c.PostgresURL, []string{"postgres", "postgresql"}},
 		{"clickhouse-url", c.ClickHouseURL, []string{"http", "https", "clickhouse", "tcp"}},
 	} {
 		if u.url != "" && !hasScheme(u.url, u.schemes) {
 			errs = append(errs, fmt.Errorf("%s: must begin with one of %s", u.flag, strings.Join(u.schemes, "://, ")+"://"))
+		}
+	}
+	if c.RedisURL != "" {
+		if err := lua.ParseStoreURL(c.RedisURL); err != nil {
+			errs = append(errs, fmt.Errorf("redis-url: %w", err))
 		}
 	}
 	if c.Demo && c.MockAddr == "" && c.Listeners.Mock == nil && c.Providers == (Providers{}) {

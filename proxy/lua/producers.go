@@ -15,6 +15,10 @@ import (
 // producerTTL is how long a producer's hash is kept after its last change: the retention of the costs topic.
 const producerTTL = 400 * 24 * time.Hour
 
+// producerTimeout bounds each call here: the store's client has none for a whole call. It holds a script's call by
+// name and the one by source.
+const producerTimeout = 3 * time.Second
+
 const (
 	producerPrefix = "rg:producers:"
 	reaperKey      = "rg:reaper"
@@ -48,6 +52,8 @@ func NewProducers(rdb redis.UniversalClient) *Producers {
 
 // Heartbeat says that the producer lives and returns whether it is fenced instead.
 func (p *Producers) Heartbeat(ctx context.Context, id string) (fenced bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, producerTimeout)
+	defer cancel()
 	answer, err := p.heartbeat.Run(ctx, p.rdb, []string{producerPrefix + id}, producerTTL.Milliseconds()).Text()
 	if err != nil {
 		return false, fmt.Errorf("sending heartbeat: %w", err)
@@ -57,6 +63,8 @@ func (p *Producers) Heartbeat(ctx context.Context, id string) (fenced bool, err 
 
 // Fence retires the producer id on behalf of by.
 func (p *Producers) Fence(ctx context.Context, id, by string) error {
+	ctx, cancel := context.WithTimeout(ctx, producerTimeout)
+	defer cancel()
 	if err := p.fence.Run(ctx, p.rdb, []string{producerPrefix + id}, producerTTL.Milliseconds(), by).Err(); err != nil {
 		return fmt.Errorf("fencing producer %s: %w", id, err)
 	}
@@ -66,6 +74,8 @@ func (p *Producers) Fence(ctx context.Context, id, by string) error {
 // Seen returns what the producer's last heartbeat wrote; empty when Redis has none. The value is to be
 // compared with an earlier one, not with a clock.
 func (p *Producers) Seen(ctx context.Context, id string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, producerTimeout)
+	defer cancel()
 	v, err := p.rdb.HGet(ctx, producerPrefix+id, "seen").Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return "", fmt.Errorf("reading heartbeat of %s: %w", id, err)
@@ -75,6 +85,8 @@ func (p *Producers) Seen(ctx context.Context, id string) (string, error) {
 
 // Elect takes or renews the reaper's lease for the producer and returns whether it holds it.
 func (p *Producers) Elect(ctx context.Context, id string, lease time.Duration) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, producerTimeout)
+	defer cancel()
 	n, err := p.elect.Run(ctx, p.rdb, []string{reaperKey}, id, lease.Milliseconds()).Int()
 	if err != nil {
 		return false, fmt.Errorf("electing reaper: %w", err)

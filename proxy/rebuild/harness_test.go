@@ -1,12 +1,9 @@
 package rebuild_test
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/rateguard/rateguard/proxy/internal/redistest"
 	"github.com/rateguard/rateguard/proxy/rebuild"
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/schemas/envelope"
@@ -41,42 +39,9 @@ func startKafka(tb testing.TB) broker.Config {
 	return broker.Config{Brokers: strings.Join(c.ListenAddrs(), ",")}
 }
 
-// startRedis runs a real redis-server on a free port.
 func startRedis(tb testing.TB) *redis.Client {
 	tb.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(tb.Context(), "tcp", "127.0.0.1:0")
-	must(tb, err)
-	addr := l.Addr().String()
-	must(tb, l.Close())
-	_, port, _ := net.SplitHostPort(addr)
-	cmd := exec.CommandContext(tb.Context(), "redis-server", "--port", port, "--save", "", "--bind", "127.0.0.1", "--dir", tb.TempDir())
-	out, err := cmd.StdoutPipe()
-	must(tb, err)
-	must(tb, cmd.Start())
-	done := make(chan struct{})
-	ready := make(chan struct{})
-	go func() {
-		defer close(done)
-		for sc := bufio.NewScanner(out); sc.Scan(); {
-			if strings.Contains(sc.Text(), "Ready to accept") {
-				close(ready)
-			}
-		}
-	}()
-	tb.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-done
-		_ = cmd.Wait()
-	})
-	select {
-	case <-ready:
-	case <-done:
-		tb.Fatal("redis-server ended")
-	}
-	rdb := redis.NewClient(&redis.Options{Addr: addr})
-	tb.Cleanup(func() { _ = rdb.Close() })
-	return rdb
+	return redistest.Start(tb).Client()
 }
 
 // proxy is one process: a spool, its shipper and a rebuilder, each of which can be stopped as a crash would.

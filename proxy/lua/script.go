@@ -1,0 +1,33 @@
+package lua
+
+import (
+	"crypto/sha1" //nolint:gosec // Redis names scripts by their SHA-1
+	"encoding/hex"
+)
+
+// Script is one embedded script: its SHA-1 is made once.
+type Script struct {
+	source, sha []byte
+}
+
+// NewScript returns the script of that source.
+func NewScript(source string) *Script {
+	sum := sha1.Sum([]byte(source)) //nolint:gosec // Redis names scripts by their SHA-1
+	return &Script{source: []byte(source), sha: []byte(hex.EncodeToString(sum[:]))}
+}
+
+// SHA returns the name by which Redis knows the script: 40 hex digits.
+func (s *Script) SHA() string { return string(s.sha) }
+
+// wire is an argument that notes when it is written. The client writes a command only once it holds a usable
+// connection, so what was never written has never run, whatever error came back.
+type wire struct {
+	text    []byte
+	written bool
+}
+
+// MarshalBinary implements encoding.BinaryMarshaler.
+func (w *wire) MarshalBinary() ([]byte, error) {
+	w.written = true
+	return w.text, nil
+}
