@@ -46,14 +46,18 @@ func newCluster(opt *redis.ClusterOptions) *cluster {
 	}
 	opt.NewClient = func(o *redis.Options) *redis.Client {
 		like := *o
-		client := redis.NewClient(o)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.like = &like
-		c.adopt(client, like.Addr)
-		return client
+		return redis.NewClient(o)
 	}
 	c.client = redis.NewClusterClient(opt)
+	// Not above: the cluster's client writes to a node's client once more before it may be shared.
+	c.client.OnNewNode(func(client *redis.Client) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.adopt(client, client.Options().Addr)
+	})
 	return c
 }
 

@@ -103,9 +103,38 @@ func (c *changes) all() []string {
 // relay is a TCP proxy that can swallow what a server answers.
 type relay struct {
 	addr string
-	// mu guards swallow: called with each piece of an answer, true loses it.
-	mu      sync.Mutex
+	// mu guards all below.
+	mu sync.Mutex
+	// swallow is called with each piece of an answer, true loses it. With cut its connection goes too.
 	swallow func(answer []byte) bool
+	cut     bool
+	to      string
+}
+
+// lead makes new connections go elsewhere; those that are open stay.
+func (r *relay) lead(to string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.to = to
+}
+
+// cutting makes lost answers take their connections with them.
+func (r *relay) cutting() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cut = true
+}
+
+func (r *relay) cuts() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.cut
+}
+
+func (r *relay) target() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.to
 }
 
 func (r *relay) lose(f func([]byte) bool) {
@@ -120,7 +149,7 @@ func newRelay(tb testing.TB, to string) *relay {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	r := &relay{addr: l.Addr().String(), swallow: func([]byte) bool { return false }}
+	r := &relay{addr: l.Addr().String(), swallow: func([]byte) bool { return false }, to: to}
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	pump := func(from, to net.Conn, pass func([]byte) bool) {
@@ -132,6 +161,9 @@ func newRelay(tb testing.TB, to string) *relay {
 				return
 			}
 			if !pass(b[:n]) {
+				if r.cuts() {
+					return
+				}
 				continue
 			}
 			if _, err := to.Write(b[:n]); err != nil {
@@ -145,7 +177,7 @@ func newRelay(tb testing.TB, to string) *relay {
 			if err != nil {
 				return
 			}
-			out, err := new(net.Dialer).DialContext(ctx, "tcp", to)
+			out, err := new(net.Dialer).DialContext(ctx, "tcp", r.target())
 			if err != nil {
 				_ = in.Close()
 				continue

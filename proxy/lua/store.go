@@ -18,6 +18,10 @@ import (
 // DefaultTimeout is how long one decision may take.
 const DefaultTimeout = 50 * time.Millisecond
 
+// maxRedirects is how often a call that did not run follows a slot: one that moves twice while the map of slots is read
+// sends it on by MOVED and by ASK.
+const maxRedirects = 3
+
 // StoreConfig are the settings of a Store. Zero fields mean the defaults named beside them.
 type StoreConfig struct {
 	// URL is the Redis, see ParseStoreURL; required.
@@ -126,8 +130,8 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// Eval runs the script once on the shard of keys[0] and returns by the deadline. It is sent a second time only where
-// Redis answered that it did not run it. The arguments are made when the shard's clock is known, which may be twice.
+// Eval runs the script once on the shard of keys[0] and returns by the deadline. It is sent again only where
+// Redis answered that it did not run it. The arguments are made when the shard's clock is known, and again for another shard.
 // Errors match ErrUnavailable or are bugs; MayHaveRun tells whether the call has to be cancelled.
 func (s *Store) Eval(ctx context.Context, script *Script, keys []string, args func(Times) []any) (Reply, error) {
 	start := time.Now()
@@ -150,7 +154,7 @@ func (s *Store) eval(ctx context.Context, script *Script, keys []string, args fu
 	if err != nil {
 		return Reply{}, err
 	}
-	for again := false; ; again = true {
+	for redirects := 0; ; redirects++ {
 		life, cause, ok := sh.breaker.allow()
 		if !ok {
 			return Reply{}, &UnavailableError{Shard: sh.name, Reason: ReasonOpen, Err: fmt.Errorf("breaker is open after %s", cause)}
@@ -161,7 +165,7 @@ func (s *Store) eval(ctx context.Context, script *Script, keys []string, args fu
 			c.args = args(times)
 			reply, err = s.call(own, sh, c)
 		}
-		if err != nil && !again {
+		if err != nil && redirects < maxRedirects {
 			if next, asking := s.redirect(own, sh, keys[0], err); next != nil {
 				sh, c.asking = next, asking
 				continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"runtime"
 	"strings"
 	"sync"
@@ -115,6 +116,23 @@ func TestALostReplyIsNeverRepeated(t *testing.T) {
 	}
 }
 
+// A client that tries again after a broken connection consumes once more each time.
+func TestABrokenConnectionIsNeverRepeated(t *testing.T) {
+	r := redistest.Start(t)
+	relay := newRelay(t, r.Addr)
+	relay.cutting()
+	s := openStore(t, lua.StoreConfig{URL: "redis://" + relay.addr, Timeout: patient})
+	mustConsume(t, s, "k")
+	relay.lose(func(b []byte) bool { return strings.Contains(string(b), "OK") })
+	_, err := consume(t.Context(), s, "k")
+	if got := reason(t, err); got != lua.ReasonConnection || !lua.MayHaveRun(err) {
+		t.Errorf("got %s: %v", got, err)
+	}
+	if got := r.Do("get", "k"); got != "2" {
+		t.Errorf("the two calls ran %v times", got)
+	}
+}
+
 func TestABugIsNoFailureOfTheStore(t *testing.T) {
 	r := redistest.Start(t)
 	s := openStore(t, lua.StoreConfig{URL: r.URL(), Timeout: patient})
@@ -169,7 +187,8 @@ func TestAFrozenServerCostsNoMoreThanTheDeadline(t *testing.T) {
 	floor := timerFloor()
 	t.Logf("worst decision %s, a timer of the same length %s: %.2f times; goroutines %d, then %d; %d failed",
 		worst, floor, float64(worst)/float64(floor), before, after, failed)
-	if worst > 2*time.Second || failed == 0 {
+	// Ten times what a timer takes: a busy machine may be late, the client's own second is not meant.
+	if worst > 10*floor || failed == 0 {
 		t.Errorf("worst decision %s, %d failed", worst, failed)
 	}
 	if after > before+16 {
@@ -184,6 +203,54 @@ func TestAFrozenServerCostsNoMoreThanTheDeadline(t *testing.T) {
 	redistest.Until(t, "both changes", func() bool { return len(seen.all()) >= 2 })
 	if got := seen.all(); got[0] != "open timeout" || got[1] != "closed timeout" {
 		t.Errorf("changes %q", got)
+	}
+}
+
+// Behind one connection that hangs, and where no handshake ends, calls wait for nothing longer than their deadline, and
+// those that never held a connection ran nothing.
+func TestAWaitForAConnectionEndsByTheDeadline(t *testing.T) {
+	silent, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Close() }()
+	frozen := redistest.Start(t)
+	for _, c := range []struct {
+		name, url string
+		mayRun    int
+	}{
+		{"pool", frozen.URL() + "?pool_size=1", 1},
+		{"handshake", "redis://" + silent.Addr().String() + "?pool_size=8", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := openStore(t, lua.StoreConfig{URL: c.url, Timeout: 500 * time.Millisecond})
+			if c.mayRun > 0 {
+				works(t, s, "k")
+				frozen.Stop()
+				defer frozen.Continue()
+			}
+			var wg sync.WaitGroup
+			var mayHaveRun atomic.Int64
+			start := time.Now()
+			for range 16 {
+				wg.Go(func() {
+					_, err := consume(t.Context(), s, "k")
+					if got := reason(t, err); got != lua.ReasonTimeout && got != lua.ReasonOpen {
+						t.Errorf("got %s: %v", got, err)
+					}
+					if lua.MayHaveRun(err) {
+						mayHaveRun.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			if took := time.Since(start); took > 900*time.Millisecond {
+				t.Errorf("it took %s", took)
+			}
+			if got := mayHaveRun.Load(); got != int64(c.mayRun) {
+				t.Errorf("%d calls may have run, want %d", got, c.mayRun)
+			}
+		})
 	}
 }
 

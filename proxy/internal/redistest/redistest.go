@@ -39,6 +39,7 @@ func Start(tb testing.TB, args ...string) *Server {
 	tb.Helper()
 	return start(tb, append([]string{
 		"--port", freePort(tb), "--save", "", "--bind", "127.0.0.1", "--dir", tb.TempDir(), "--enable-debug-command", "yes",
+		"--repl-diskless-sync-delay", "0",
 	}, args...))
 }
 
@@ -69,9 +70,9 @@ func start(tb testing.TB, args []string) *Server {
 }
 
 // run starts the process and waits until it listens; loading may go on.
-func (s *Server) run() {
+func (s *Server) run(more ...string) {
 	s.tb.Helper()
-	s.cmd = exec.CommandContext(context.WithoutCancel(s.tb.Context()), "redis-server", s.args...) //nolint:gosec // a test's own arguments
+	s.cmd = exec.CommandContext(context.WithoutCancel(s.tb.Context()), "redis-server", slices.Concat(s.args, more)...) //nolint:gosec // a test's own arguments
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := s.cmd.StdoutPipe()
 	if err == nil {
@@ -165,8 +166,11 @@ func (s *Server) Kill() {
 	<-s.done
 }
 
-// Restart starts a killed server again, on the same port and folder.
-func (s *Server) Restart() { s.tb.Helper(); s.run() }
+// Restart starts a killed server again, on the same port and folder, with those further arguments.
+func (s *Server) Restart(args ...string) {
+	s.tb.Helper()
+	s.run(args...)
+}
 
 // Cluster starts three primaries that share all slots evenly, in the order of their slots, and as many empty nodes
 // beside them as asked for.
@@ -175,17 +179,18 @@ func Cluster(tb testing.TB, empty int) []*Server {
 	const primaries = 3
 	nodes := make([]*Server, primaries+empty)
 	for i := range nodes {
-		nodes[i] = Start(tb, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+		nodes[i] = Start(tb, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000",
+			"--cluster-allow-replica-migration", "no")
 	}
 	for i, n := range nodes {
 		_, port, _ := net.SplitHostPort(nodes[0].Addr)
+		n.Do("cluster", "set-config-epoch", i+1)
 		if i > 0 {
 			n.Do("cluster", "meet", "127.0.0.1", port)
 		}
 		if i < primaries {
 			n.Do("cluster", "addslotsrange", i*16384/primaries, (i+1)*16384/primaries-1)
 		}
-		n.Do("cluster", "set-config-epoch", i+1)
 	}
 	for _, n := range nodes {
 		n.until("the cluster knows itself", func() bool {
@@ -213,9 +218,22 @@ func (s *Server) Replicate(of *Server) {
 	s.tb.Helper()
 	host, port, _ := net.SplitHostPort(of.Addr)
 	s.Do("replicaof", host, port)
+	s.InSync()
+}
+
+// InSync waits until a replica has its primary's data.
+func (s *Server) InSync() {
+	s.tb.Helper()
 	s.until("the replica is in sync", func() bool {
 		return strings.Contains(fmt.Sprint(s.Do("info", "replication")), "master_link_status:up")
 	})
+}
+
+// MigrateTo moves keys to another node of the cluster, in one command.
+func (s *Server) MigrateTo(to *Server, keys ...any) {
+	s.tb.Helper()
+	host, port, _ := net.SplitHostPort(to.Addr)
+	s.Do(append([]any{"migrate", host, port, "", 0, 5000, "keys"}, keys...)...)
 }
 
 // Sentinel starts a sentinel over the primary that promotes a replica one second after its death.
