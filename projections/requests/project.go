@@ -160,7 +160,9 @@ func Project(rec runner.Record) []Row {
 		return []Row{{
 			Workspace: rec.Workspace, Time: time.UnixMicro(d.GetWindowStartUnixUs()).UTC(), ID: e.GetId(),
 			Requests: uint64(d.GetCount()), //nolint:gosec // checked to be positive
-			KeyID:    d.GetKeyId(), Decision: "denied", ErrorCode: d.GetErrorCode(), Status: 429, ProducerID: e.GetProducerId(),
+			KeyID:    d.GetKeyId(), Decision: "denied", ErrorCode: d.GetErrorCode(), Status: clamp16(d.GetStatus()),
+			CostNano: new(int64), // what was not forwarded cost nothing
+			Checks:   refusal(d.GetLimitId()), ProducerID: e.GetProducerId(),
 			Offset: rec.Offset, Tags: map[string]string{}, ReservationIDs: []string{},
 		}}
 	}
@@ -231,6 +233,21 @@ func checks(list []*rateguardv1.Check) string {
 	b, err := json.Marshal(out)
 	if err != nil {
 		return "[]" // only a time out of range could not be written, and at returns none
+	}
+	return string(b)
+}
+
+// refusal is the column checks of denials that were aggregated: which limit refused is all that is known of them.
+func refusal(limit string) string {
+	if limit == "" {
+		return "[]"
+	}
+	b, err := json.Marshal([]struct {
+		ID     string `json:"id"`
+		Denied bool   `json:"denied"`
+	}{{limit, true}})
+	if err != nil {
+		return "[]" // a string and a bool can always be written
 	}
 	return string(b)
 }

@@ -53,7 +53,12 @@ func TestRowsOfEvents(t *testing.T) {
 		})}},
 		{"denials", runner.Record{Event: event(func(e *rateguardv1.Event) {
 			e.Body = &rateguardv1.Event_DenialsAggregated{DenialsAggregated: &rateguardv1.DenialsAggregated{
-				KeyId: "key_1", ErrorCode: "rate_limit_exceeded", WindowStartUnixUs: at.UnixMicro(), Count: 40,
+				KeyId: "key_1", LimitId: "b\"1", ErrorCode: "budget_exceeded", WindowStartUnixUs: at.UnixMicro(), Count: 40, Status: 402,
+			}}
+		})}},
+		{"denials_by_no_limit", runner.Record{Event: event(func(e *rateguardv1.Event) {
+			e.Body = &rateguardv1.Event_DenialsAggregated{DenialsAggregated: &rateguardv1.DenialsAggregated{
+				KeyId: "key_1", ErrorCode: "store_unavailable", WindowStartUnixUs: at.UnixMicro(), Count: 1, Status: 503,
 			}}
 		})}},
 	}

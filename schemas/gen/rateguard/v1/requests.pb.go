@@ -593,17 +593,22 @@ func (x *RequestRecorded) GetStartedAtUnixUs() int64 {
 	return 0
 }
 
-// DenialsAggregated counts denials of one key by one limit that were too many for a row each.
+// DenialsAggregated counts denials of one key by one limit that were too many for a row each. occurred_at of the event is
+// the start of the window.
 type DenialsAggregated struct {
-	state             protoimpl.MessageState `protogen:"open.v1"`
-	KeyId             string                 `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	LimitId           string                 `protobuf:"bytes,2,opt,name=limit_id,json=limitId,proto3" json:"limit_id,omitempty"`
-	ErrorCode         string                 `protobuf:"bytes,3,opt,name=error_code,json=errorCode,proto3" json:"error_code,omitempty"`
-	WindowStartUnixUs int64                  `protobuf:"varint,4,opt,name=window_start_unix_us,json=windowStartUnixUs,proto3" json:"window_start_unix_us,omitempty"`
-	WindowUs          int64                  `protobuf:"varint,5,opt,name=window_us,json=windowUs,proto3" json:"window_us,omitempty"`
-	Count             int64                  `protobuf:"varint,6,opt,name=count,proto3" json:"count,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	KeyId string                 `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// The limit or budget that refused; empty where none did (the store was unavailable).
+	LimitId           string `protobuf:"bytes,2,opt,name=limit_id,json=limitId,proto3" json:"limit_id,omitempty"`
+	ErrorCode         string `protobuf:"bytes,3,opt,name=error_code,json=errorCode,proto3" json:"error_code,omitempty"`
+	WindowStartUnixUs int64  `protobuf:"varint,4,opt,name=window_start_unix_us,json=windowStartUnixUs,proto3" json:"window_start_unix_us,omitempty"`
+	// A second; several where the proxy's log did not take the event before.
+	WindowUs int64 `protobuf:"varint,5,opt,name=window_us,json=windowUs,proto3" json:"window_us,omitempty"`
+	Count    int64 `protobuf:"varint,6,opt,name=count,proto3" json:"count,omitempty"`
+	// Status that the clients got: that of a budget is a setting of the workspace.
+	Status        uint32 `protobuf:"varint,7,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DenialsAggregated) Reset() {
@@ -678,6 +683,13 @@ func (x *DenialsAggregated) GetCount() int64 {
 	return 0
 }
 
+func (x *DenialsAggregated) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
 var File_rateguard_v1_requests_proto protoreflect.FileDescriptor
 
 const file_rateguard_v1_requests_proto_rawDesc = "" +
@@ -745,7 +757,7 @@ const file_rateguard_v1_requests_proto_rawDesc = "" +
 	"\rrequest_bytes\x18\x16 \x01(\x03R\frequestBytes\x12%\n" +
 	"\x0eresponse_bytes\x18\x17 \x01(\x03R\rresponseBytes\x12+\n" +
 	"\x12started_at_unix_us\x18\x18 \x01(\x03R\x0fstartedAtUnixUsB\x10\n" +
-	"\x0e_cost_nano_usd\"\xc8\x01\n" +
+	"\x0e_cost_nano_usd\"\xe0\x01\n" +
 	"\x11DenialsAggregated\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x19\n" +
 	"\blimit_id\x18\x02 \x01(\tR\alimitId\x12\x1d\n" +
@@ -753,7 +765,8 @@ const file_rateguard_v1_requests_proto_rawDesc = "" +
 	"error_code\x18\x03 \x01(\tR\terrorCode\x12/\n" +
 	"\x14window_start_unix_us\x18\x04 \x01(\x03R\x11windowStartUnixUs\x12\x1b\n" +
 	"\twindow_us\x18\x05 \x01(\x03R\bwindowUs\x12\x14\n" +
-	"\x05count\x18\x06 \x01(\x03R\x05count*Q\n" +
+	"\x05count\x18\x06 \x01(\x03R\x05count\x12\x16\n" +
+	"\x06status\x18\a \x01(\rR\x06status*Q\n" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DECISION_FORWARDED\x10\x01\x12\x13\n" +
