@@ -18,7 +18,7 @@ import (
 // parts are what the steps of the chain need.
 type parts struct {
 	view    *policy.View
-	log     emit.Log
+	events  *emit.Emitter
 	client  *upstream.Client
 	intake  intake.Config
 	forward forward.Config
@@ -29,11 +29,10 @@ type parts struct {
 // newChain is the life of a request, read from the top down: each step is made with the one behind it.
 // An error is returned up the chain and written once, by Server.serve.
 func newChain(p parts) call.Handler {
-	events := emit.New(p.log, p.slog, p.metrics)
 	return auth.New(p.view, p.metrics, // who is calling, with which policy: 401
-		events.Step( // one row for each request from here on, whatever happens below; after auth, so that a stranger cannot write to the log
+		p.events.Step( // one row for each request from here on (a flood of refusals is counted), whatever happens below; after auth, so that a stranger cannot write to the log
 			intake.New(p.intake, // which route, what is asked; the body is read once: 404, 403, 413, 400
 				quote.New(p.view, p.metrics, // the price, pinned, and the bound of the cost
-					forward.New(p.forward, p.client, events, p.slog), // open in the log, send, stream back, end in the log: 503, 502, 504
+					forward.New(p.forward, p.client, p.events, p.slog), // open in the log, send, stream back, end in the log: 503, 502, 504
 				))))
 }

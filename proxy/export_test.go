@@ -32,7 +32,7 @@ func NewHandler(c HandlerConfig) http.Handler {
 	client := upstream.New(upstream.Config{})
 	s := &Server{log: c.Slog, errors: newErrorCounter(reg)}
 	s.chain = newChain(parts{
-		view: c.View, log: c.Log, client: client, slog: c.Slog, metrics: reg,
+		view: c.View, events: emit.New(c.Log, c.Slog, reg), client: client, slog: c.Slog, metrics: reg,
 		intake:  intake.Config{MaxBody: c.MaxBody},
 		forward: forward.Config{Drain: c.Drain, MaxBuffered: c.Buffer, MaxResponse: c.MaxResponse},
 	})

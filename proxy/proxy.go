@@ -12,12 +12,14 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rateguard/rateguard/proxy/call"
+	"github.com/rateguard/rateguard/proxy/emit"
 	"github.com/rateguard/rateguard/proxy/forward"
 	"github.com/rateguard/rateguard/proxy/forward/upstream"
 	"github.com/rateguard/rateguard/proxy/intake"
@@ -39,6 +41,7 @@ type Server struct {
 	view     *policy.View
 	follower *policy.Follower
 	client   *upstream.Client
+	events   *emit.Emitter
 	chain    call.Handler
 	errors   *prometheus.CounterVec
 }
@@ -85,8 +88,9 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 	s.view = view
 	s.follower = policy.NewFollower(view, s.cfg.Kafka, filepath.Join(s.cfg.DataDir, "config-snapshot"), s.log, reg)
 	s.errors = newErrorCounter(reg)
+	s.events = emit.New(s.spool, s.log, reg)
 	s.chain = newChain(parts{
-		view: view, log: s.spool, client: s.client, slog: s.log, metrics: reg,
+		view: view, events: s.events, client: s.client, slog: s.log, metrics: reg,
 		intake:  intake.Config{MaxBody: s.cfg.MaxBody, CountryHeader: s.cfg.CountryHeader, ClientIPHeader: s.cfg.ClientIPHeader},
 		forward: forward.Config{Drain: s.cfg.Drain, MaxResponse: s.cfg.MaxResponse},
 	})
@@ -122,15 +126,19 @@ func (s *Server) Run(ctx context.Context) error {
 	// never touched and so takes no memory, lets the heap grow to twice its size first.
 	room := make([]byte, heapRoom)
 	defer runtime.KeepAlive(room)
-	// What keeps the producer alive and ships its events goes on until the last request has ended.
+	// What keeps the producer alive, counts denials and ships events goes on until the last request has ended.
 	back := context.WithoutCancel(ctx)
 	shipping, stopShipping := context.WithCancel(back)
 	defer stopShipping()
 	beating, stopBeating := context.WithCancel(back)
 	defer stopBeating()
+	counting, stopCounting := context.WithCancel(back)
+	defer stopCounting()
 	var front, beat, ship errgroup.Group
+	var count sync.WaitGroup
 	ship.Go(func() error { return s.spool.Run(shipping) })
 	beat.Go(func() error { return s.rebuild.Run(beating) })
+	count.Go(func() { s.events.Run(counting) })
 	front.Go(func() error { return s.follower.Run(ctx) })
 	front.Go(func() error { return s.sweep(ctx) })
 	front.Go(func() error {
@@ -151,6 +159,8 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	})
 	err := front.Wait()
+	stopCounting()
+	count.Wait()
 	stopBeating()
 	err = errors.Join(err, beat.Wait())
 	flush, cancel := context.WithTimeout(back, s.cfg.FlushTimeout)

@@ -30,11 +30,14 @@ type Emitter struct {
 	log     Log
 	slog    *slog.Logger
 	metrics metrics
+	floods  floods
 }
 
 // New returns an emitter that appends to log.
 func New(log Log, logger *slog.Logger, reg prometheus.Registerer) *Emitter {
-	return &Emitter{log: log, slog: logger, metrics: newMetrics(reg)}
+	e := &Emitter{log: log, slog: logger, metrics: newMetrics(reg)}
+	e.floods.open = make(map[floodKey]*flood)
+	return e
 }
 
 // Step returns the step that records every request that comes to it, whatever happens in next: also a panic
@@ -99,6 +102,7 @@ func (e *Emitter) Open(c *call.Call) error {
 }
 
 // End appends the frame that ends the request: the outcome where it was opened, and its row. It does so once; further calls do nothing.
+// A refused request in a flood of such is only counted.
 func (e *Emitter) End(c *call.Call) error {
 	if c.Ended {
 		return nil
@@ -106,12 +110,12 @@ func (e *Emitter) End(c *call.Call) error {
 	c.Ended = true
 	now := time.Now()
 	e.metrics.observe(c, now)
+	if !c.Opened {
+		return e.endRefused(c, now)
+	}
 	row, err := e.record(c, topics.Requests, headersRow, e.row(c, now))
 	if err != nil {
 		return err
-	}
-	if !c.Opened {
-		return e.log.Append(row)
 	}
 	event, headers := end(c, now)
 	outcome, err := e.record(c, topics.Costs, headers, event)
@@ -122,6 +126,29 @@ func (e *Emitter) End(c *call.Call) error {
 	if errors.Is(err, spool.ErrUnsynced) {
 		e.slog.Warn("end of a request is not synced yet", slog.String("workspace", workspace(c)),
 			slog.String("request_id", c.ID), slog.Any("error", err))
+		return nil
+	}
+	return err
+}
+
+// endRefused appends the row of a request that was not forwarded, or counts it.
+func (e *Emitter) endRefused(c *call.Call, now time.Time) error {
+	key, floods := floodOf(c)
+	if floods && e.floods.take(key, now) {
+		e.metrics.counted.Inc()
+		return nil
+	}
+	row, err := e.record(c, topics.Requests, headersRow, e.row(c, now))
+	if err != nil {
+		return err
+	}
+	err = e.log.Append(row)
+	switch {
+	case err == nil || errors.Is(err, spool.ErrUnsynced): // it stands in the log
+		return nil
+	case floods && e.floods.count(key, now):
+		// A full log refuses every request, and would lose their rows: as a count they come when it has room again.
+		e.metrics.counted.Inc()
 		return nil
 	}
 	return err

@@ -15,6 +15,7 @@ var (
 	headersVoided  = headers(&rateguardv1.Event{Body: &rateguardv1.Event_ReservationVoided{}})
 	headersExpired = headers(&rateguardv1.Event{Body: &rateguardv1.Event_ReservationExpired{}})
 	headersRow     = headers(&rateguardv1.Event{Body: &rateguardv1.Event_RequestRecorded{}})
+	headersDenials = headers(&rateguardv1.Event{Body: &rateguardv1.Event_DenialsAggregated{}})
 )
 
 func headers(e *rateguardv1.Event) []envelope.Header {

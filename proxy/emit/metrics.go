@@ -17,6 +17,7 @@ type metrics struct {
 	refused  prometheus.Counter
 	beyond   prometheus.Counter
 	estimate prometheus.Counter
+	counted  prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) metrics {
@@ -40,8 +41,11 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		estimate: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rateguard_proxy_estimated_costs_total", Help: "Forwarded requests whose cost is our own count.",
 		}),
+		counted: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rateguard_proxy_denials_counted_total", Help: "Denied requests that were too many for a row each and were counted.",
+		}),
 	}
-	reg.MustRegister(m.requests, m.latency, m.overhead, m.refused, m.beyond, m.estimate)
+	reg.MustRegister(m.requests, m.latency, m.overhead, m.refused, m.beyond, m.estimate, m.counted)
 	return m
 }
 
