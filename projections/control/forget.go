@@ -48,8 +48,10 @@ func forgetWorkspace(ctx context.Context, tx pgx.Tx, ws string) error {
 			return err
 		}
 	}
-	if _, err := tx.Exec(ctx, "DELETE FROM control.routes WHERE workspace_id = $1", ws); err != nil {
-		return fmt.Errorf("deleting routes: %w", err)
+	for _, table := range []string{routes.table(), limits.table()} {
+		if _, err := tx.Exec(ctx, "DELETE FROM "+table+" WHERE workspace_id = $1", ws); err != nil {
+			return fmt.Errorf("deleting from %s: %w", table, err)
+		}
 	}
 	if _, err := tx.Exec(ctx, "DELETE FROM control.workspaces WHERE id = $1", ws); err != nil {
 		return fmt.Errorf("deleting a workspace: %w", err)

@@ -32,9 +32,9 @@ func readKeyFields(o *object, now time.Time) keyFields {
 	if scopes, ok := o.texts("scopes", len(allScopes()), 64); ok {
 		f.scopes = checkScopes(o, scopes)
 	}
-	if routes, ok := o.texts("routes", maxAllowed, maxRouteID); ok {
+	if routes, ok := o.texts("routes", maxAllowed, maxID); ok {
 		for _, id := range routes {
-			if !routeID.MatchString(id) {
+			if !validID.MatchString(id) {
 				o.fail("routes", "%q is no route id", id)
 			}
 		}

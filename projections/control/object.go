@@ -104,6 +104,23 @@ func (o *object) fail(name, format string, args ...any) {
 	*o.errs = append(*o.errs, problem.Field{Field: name, Message: fmt.Sprintf(format, args...)})
 }
 
+// failed reports whether a problem of a field was noted.
+func (o *object) failed(name string) bool {
+	if o.path != "" {
+		name = o.path + "." + name
+	}
+	return slices.ContainsFunc(*o.errs, func(f problem.Field) bool { return f.Field == name })
+}
+
+// require notes the absence of a field that must be there.
+func (o *object) require(name string) bool {
+	_, ok := o.take(name)
+	if !ok {
+		o.fail(name, "is required")
+	}
+	return ok
+}
+
 // done returns all problems, unknown fields among them. It is called once everything has been read.
 func (o *object) done() error {
 	o.unknown()
@@ -232,6 +249,19 @@ func (o *object) child(name string) (*object, bool) {
 		return nil, false
 	}
 	return c, true
+}
+
+// whole reads a whole number between least and most.
+func (o *object) whole(name string, least, most int64) (int64, bool) {
+	var n int64
+	if !o.into(name, &n, "a whole number") {
+		return 0, false
+	}
+	if n < least || n > most {
+		o.fail(name, "must be a whole number from %d to %d", least, most)
+		return 0, false
+	}
+	return n, true
 }
 
 // duration reads a Go duration between least and most.

@@ -220,7 +220,7 @@ func countUnknown(docs, known map[string]document) int {
 	return n
 }
 
-// currentPolicies returns what the topic should show of every workspace, by two queries for all of them.
+// currentPolicies returns what the topic should show of every workspace, by a few queries for all of them.
 func (r *relay) currentPolicies(ctx context.Context) (map[string]document, error) {
 	all := map[string]document{}
 	err := pgx.BeginTxFunc(ctx, r.server.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
@@ -232,12 +232,12 @@ func (r *relay) currentPolicies(ctx context.Context) (map[string]document, error
 		if err != nil {
 			return err
 		}
-		routes, err := readAllRoutes(ctx, tx)
+		of, err := readAllContents(ctx, tx)
 		if err != nil {
 			return err
 		}
 		for _, w := range workspaces {
-			policy := newPolicy(w, routes[w.ID])
+			policy := newPolicy(w, of(w.ID))
 			if all[w.ID], err = newDocument(policy.GetVersion(), policy); err != nil {
 				return err
 			}

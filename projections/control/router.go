@@ -37,7 +37,7 @@ type endpoint struct {
 // endpoints is the table of the API; openapi.yaml describes the same.
 func (s *Server) endpoints() []endpoint {
 	const ws = "/v1/workspaces/{ws}"
-	return []endpoint{
+	return slices.Concat([]endpoint{
 		{http.MethodGet, "/v1/workspaces", anyScope, s.listWorkspaces},
 		{http.MethodPost, "/v1/workspaces", rootOnly, s.createWorkspace},
 		{http.MethodGet, ws, anyScope, s.getWorkspace},
@@ -51,16 +51,11 @@ func (s *Server) endpoints() []endpoint {
 		{http.MethodPost, ws + "/keys/{key}/rotate", "write:keys", s.rotateKey},
 		{http.MethodPost, ws + "/keys/{key}/revoke", "write:keys", s.revokeKey},
 
-		{http.MethodGet, ws + "/routes", "read:apis", s.listRoutes},
-		{http.MethodPut, ws + "/routes/{route}", "write:apis", s.putRoute},
-		{http.MethodGet, ws + "/routes/{route}", "read:apis", s.getRoute},
-		{http.MethodDelete, ws + "/routes/{route}", "write:apis", s.deleteRoute},
-
 		{http.MethodGet, ws + "/usage", "read:usage", s.getUsage},
 		{http.MethodGet, ws + "/requests", "read:requests", s.listRequests},
 		{http.MethodGet, ws + "/requests/{request}", "read:requests", s.getRequest},
 		{http.MethodGet, ws + "/requests/{request}/explain", "read:requests", s.explainRequest},
-	}
+	}, routes.endpoints(s), limits.endpoints(s))
 }
 
 // newHandler mounts the table. HEAD is GET without a body.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rateguard/rateguard/schemas/limit"
 	"github.com/rateguard/rateguard/schemas/money"
 )
 
@@ -17,7 +18,6 @@ const (
 	maxBaseURL     = 2048
 	maxCredential  = 8192
 	maxWeights     = 200
-	maxWeight      = 1_000_000
 	defaultTimeout = 300 * time.Second
 	minTimeout     = time.Millisecond
 	maxTimeout     = 24 * time.Hour
@@ -40,8 +40,8 @@ type routeSpec struct {
 func readRouteSpec(o *object, id string) routeSpec {
 	s := routeSpec{route: route{ID: id, timeout: defaultTimeout, idle: defaultTimeout, Cost: cost{Mode: perToken}, Weights: map[string]int64{}}}
 	switch {
-	case !routeID.MatchString(id):
-		o.fail("route", "a route id has 1 to %d letters, digits, dots, dashes or underscores and starts with a letter or digit", maxRouteID)
+	case !validID.MatchString(id):
+		o.fail("route", "a route id has 1 to %d letters, digits, dots, dashes or underscores and starts with a letter or digit", maxID)
 	case shortcut.MatchString(id):
 		o.fail("route", "%q is a shortcut of the data plane and no route", id)
 	}
@@ -76,8 +76,7 @@ func readRouteSpec(o *object, id string) routeSpec {
 
 // required reads a text that must be there.
 func required(o *object, name string, most int) (string, bool) {
-	if _, ok := o.take(name); !ok {
-		o.fail(name, "is required")
+	if !o.require(name) {
 		return "", false
 	}
 	return o.text(name, most)
@@ -161,8 +160,8 @@ func readWeights(o *object, into map[string]int64) {
 		if !o.checkText("weights", pattern, maxModelPattern) {
 			continue
 		}
-		if w := given[pattern]; w == nil || *w < 1 || *w > maxWeight {
-			o.fail("weights."+pattern, "must be a whole number from 1 to %d", maxWeight)
+		if w := given[pattern]; w == nil || *w < 1 || *w > limit.MaxWeight {
+			o.fail("weights."+pattern, "must be a whole number from 1 to %d", limit.MaxWeight)
 		} else {
 			into[pattern] = *w
 		}

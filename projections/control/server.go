@@ -1,4 +1,4 @@
-// Package control is the admin API: it keeps workspaces, keys and routes in Postgres, the system of
+// Package control is the admin API: it keeps workspaces, keys, routes and limits in Postgres, the system of
 // record, and tells the data plane of every change through a transactional outbox and the log. It serves
 // the analytics API of package query beside it, because both share one address, one set of credentials
 // and one description (openapi.yaml).

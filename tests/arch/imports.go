@@ -33,6 +33,7 @@ var Clients = []Client{
 var Siblings = map[string]string{
 	"schemas/envelope schemas/gen/rateguard/v1":   "everything speaks the generated events",
 	"schemas/price schemas/gen/rateguard/v1":      "everything speaks the generated events",
+	"schemas/limit schemas/gen/rateguard/v1":      "everything speaks the generated events",
 	"schemas/price schemas/money":                 "a price makes money",
 	"proxy/* proxy/call":                          "the state of a request is one type",
 	"proxy/emit proxy/spool":                      "events of the request path leave by the spool",

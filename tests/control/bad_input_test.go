@@ -13,12 +13,15 @@ func TestBadInput(t *testing.T) {
 	ws := s.workspace("a")
 	keyID, _ := s.key(ws, map[string]any{})
 	s.root().do("PUT", ws+"/routes/r", anyRoute).want(t, 201)
+	s.root().do("PUT", ws+"/limits/l", anyLimit).want(t, 201)
 	state := func() string {
-		return s.root().do("GET", ws, nil).raw + s.root().do("GET", ws+"/keys", nil).raw + s.root().do("GET", ws+"/routes", nil).raw
+		return s.root().do("GET", ws, nil).raw + s.root().do("GET", ws+"/keys", nil).raw + s.root().do("GET", ws+"/routes", nil).raw +
+			s.root().do("GET", ws+"/limits", nil).raw
 	}
 	before := state()
 	long := strings.Repeat("x", 300)
 	route := func(more string) string { return `{"provider":"openai","base_url":"http://h"` + more + `}` }
+	limit := func(more string) string { return `{"limit":5,"window":"1m"` + more + `}` }
 	base := func(u string) string { return fmt.Sprintf(`{"provider":"openai","base_url":%q}`, u) }
 	for _, c := range []struct {
 		name, method, path, body string
@@ -96,7 +99,41 @@ func TestBadInput(t *testing.T) {
 		{"unknown parameter", "GET", ws + "/routes?page=2", "", 400, "page"},
 		{"no such path", "GET", "/v1/nothing", "", 404, ""},
 		{"no such method", "PUT", ws + "/keys", "{}", 405, ""},
-		{"limits are of a later release", "PUT", ws + "/limits/x", "{}", 404, ""},
+		{"no limit", "PUT", ws + "/limits/l", `{"window":"1m"}`, 400, "limit"},
+		{"no window", "PUT", ws + "/limits/l", `{"limit":5}`, 400, "window"},
+		{"limit 0 of a window", "PUT", ws + "/limits/l", `{"limit":0,"window":"1m"}`, 400, "limit"},
+		{"limit negative", "PUT", ws + "/limits/l", `{"limit":-1,"window":"1m"}`, 400, "limit"},
+		{"limit is a fraction", "PUT", ws + "/limits/l", `{"limit":1.5,"window":"1m"}`, 400, "limit"},
+		{"limit is text", "PUT", ws + "/limits/l", `{"limit":"5","window":"1m"}`, 400, "limit"},
+		{"limit above int64", "PUT", ws + "/limits/l", `{"limit":9223372036854775808,"window":"1m"}`, 400, "limit"},
+		{"limit above the largest", "PUT", ws + "/limits/l", `{"limit":1000000000001,"window":"1m"}`, 400, "limit"},
+		{"window without unit", "PUT", ws + "/limits/l", `{"limit":5,"window":"60"}`, 400, "window"},
+		{"window is a number", "PUT", ws + "/limits/l", `{"limit":5,"window":60}`, 400, "window"},
+		{"window too short", "PUT", ws + "/limits/l", `{"limit":5,"window":"9ms"}`, 400, "window"},
+		{"window too long", "PUT", ws + "/limits/l", `{"limit":5,"window":"9601h"}`, 400, "window"},
+		{"unknown scope of a limit", "PUT", ws + "/limits/l", limit(`,"scope":"planet"`), 400, "scope"},
+		{"empty scope of a limit", "PUT", ws + "/limits/l", limit(`,"scope":""`), 400, "scope"},
+		{"unknown unit", "PUT", ws + "/limits/l", limit(`,"unit":"bytes"`), 400, "unit"},
+		{"unknown algorithm", "PUT", ws + "/limits/l", limit(`,"algorithm":"dice"`), 400, "algorithm"},
+		{"unknown mode of a limit", "PUT", ws + "/limits/l", limit(`,"mode":"lax"`), 400, "mode"},
+		{"unknown on_store_failure", "PUT", ws + "/limits/l", limit(`,"on_store_failure":"ajar"`), 400, "on_store_failure"},
+		{"burst 0", "PUT", ws + "/limits/l", limit(`,"burst":0`), 400, "burst"},
+		{"burst of a fixed window", "PUT", ws + "/limits/l", limit(`,"algorithm":"fixed_window","burst":5`), 400, "burst"},
+		{"burst too large for the rate", "PUT", ws + "/limits/l", `{"limit":1,"window":"9600h","burst":1000000000000}`, 400, "burst"},
+		{"max_delay of a token bucket", "PUT", ws + "/limits/l", limit(`,"max_delay":"1s"`), 400, "max_delay"},
+		{"max_delay 0", "PUT", ws + "/limits/l", limit(`,"algorithm":"leaky_bucket","max_delay":"0s"`), 400, "max_delay"},
+		{"max_delay too long", "PUT", ws + "/limits/l", limit(`,"algorithm":"leaky_bucket","max_delay":"61s"`), 400, "max_delay"},
+		{"leaky bucket of tokens", "PUT", ws + "/limits/l", limit(`,"algorithm":"leaky_bucket","unit":"tokens"`), 400, "unit"},
+		{"leased window", "PUT", ws + "/limits/l", limit(`,"algorithm":"sliding_window","mode":"leased"`), 400, "mode"},
+		{"match is text", "PUT", ws + "/limits/l", limit(`,"match":"gpt-4*"`), 400, "match"},
+		{"unknown field of match", "PUT", ws + "/limits/l", limit(`,"match":{"colour":"red"}`), 400, "match.colour"},
+		{"match of no route id", "PUT", ws + "/limits/l", limit(`,"match":{"route":"a/b"}`), 400, "match.route"},
+		{"empty model of match", "PUT", ws + "/limits/l", limit(`,"match":{"model":""}`), 400, "match.model"},
+		{"newline in a key of match", "PUT", ws + "/limits/l", limit(`,"match":{"key":"a\nb"}`), 400, "match.key"},
+		{"unknown field of a limit", "PUT", ws + "/limits/l", limit(`,"limits":5`), 400, "limits"},
+		{"limit named with a blank", "PUT", ws + "/limits/a%20b", limit(``), 400, "name"},
+		{"limits limit 0", "GET", ws + "/limits?limit=0", "", 400, "limit"},
+		{"PUT on the list of limits", "PUT", ws + "/limits", "{}", 405, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := s.root().do(c.method, c.path, c.body)
@@ -121,9 +158,20 @@ func TestBadInput(t *testing.T) {
 
 func TestEveryBadFieldIsNamed(t *testing.T) {
 	s := newAPI(t)
-	got := s.root().do("PUT", s.workspace("a")+"/routes/r", `{"provider":"x","base_url":"ftp://h","timeout":"x","zzz":1}`).want(t, 400)
-	want := []string{"provider", "base_url", "timeout", "zzz"}
-	if !slices.Equal(got.fields(), want) {
-		t.Errorf("fields: got %v, want %v", got.fields(), want)
+	ws := s.workspace("a")
+	for _, c := range []struct {
+		path, body string
+		want       []string
+	}{
+		{"/routes/r", `{"provider":"x","base_url":"ftp://h","timeout":"x","zzz":1}`, []string{"provider", "base_url", "timeout", "zzz"}},
+		{
+			"/limits/l", `{"scope":"x","unit":1,"limit":0,"window":"1","burst":0,"max_delay":"1s","match":{"x":1},"zzz":1}`,
+			[]string{"unit", "limit", "burst", "window", "match.x", "scope", "max_delay", "zzz"},
+		},
+		{"/limits/l", `{}`, []string{"limit", "window"}},
+	} {
+		if got := s.root().do("PUT", ws+c.path, c.body).want(t, 400).fields(); !slices.Equal(got, c.want) {
+			t.Errorf("PUT %s %s: got %v, want %v", c.path, c.body, got, c.want)
+		}
 	}
 }

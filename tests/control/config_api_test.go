@@ -1,7 +1,10 @@
 package control_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -54,25 +57,32 @@ func TestKeysOfADeletedWorkspaceAreRevoked(t *testing.T) {
 func TestListsArePagedToTheEnd(t *testing.T) {
 	s := newAPI(t)
 	ws := s.workspace("a")
-	var want []string
-	for range 5 {
+	want := map[string][]string{}
+	for i := range 5 {
 		id, _ := s.key(ws, map[string]any{})
-		want = append(want, id)
-	}
-	var got []string
-	cursor := ""
-	for {
-		page := s.root().do("GET", ws+"/keys?limit=2"+cursor, nil).want(t, 200)
-		for _, item := range page.body["data"].([]any) {
-			got = append(got, item.(map[string]any)["id"].(string))
+		want["keys"] = append(want["keys"], id)
+		for kind, body := range map[string]any{"routes": anyRoute, "limits": anyLimit} {
+			name := fmt.Sprintf("%s-%d", kind, i)
+			s.root().do("PUT", ws+"/"+kind+"/"+name, body).want(t, 201)
+			want[kind] = append(want[kind], name)
 		}
-		if page.body["next"] == nil {
-			break
-		}
-		cursor = "&cursor=" + page.text("next")
 	}
-	if !slices.Equal(got, want) {
-		t.Errorf("pages: got %v, want %v", got, want)
+	for kind, field := range map[string]string{"keys": "id", "routes": "name", "limits": "name"} {
+		var got []string
+		cursor := ""
+		for {
+			page := s.root().do("GET", ws+"/"+kind+"?limit=2"+cursor, nil).want(t, 200)
+			for _, item := range page.body["data"].([]any) {
+				got = append(got, item.(map[string]any)[field].(string))
+			}
+			if page.body["next"] == nil {
+				break
+			}
+			cursor = "&cursor=" + page.text("next")
+		}
+		if !slices.Equal(got, want[kind]) {
+			t.Errorf("pages of %s: got %v, want %v", kind, got, want[kind])
+		}
 	}
 }
 
@@ -106,42 +116,114 @@ func TestRouteDefaultsAndIdenticalPut(t *testing.T) {
 	}
 }
 
-func TestRouteMadeAgainHasANewerVersion(t *testing.T) {
+// kinds are the things of a policy that are made by PUT, each with two bodies.
+var kinds = []struct {
+	path       string
+	any, other map[string]any
+}{
+	{"/routes/r", anyRoute, map[string]any{"provider": "http", "base_url": "http://upstream.test"}},
+	{"/limits/l", anyLimit, map[string]any{"limit": 6, "window": "1m"}},
+}
+
+func TestAThingMadeAgainHasANewerVersion(t *testing.T) {
 	s := newAPI(t)
-	path := s.workspace("a") + "/routes/r"
-	first := s.root().do("PUT", path, anyRoute).want(t, 201)
-	s.root().do("DELETE", path, nil).want(t, 204)
-	s.root().do("GET", path, nil).want(t, 404)
-	s.root().do("DELETE", path, nil).want(t, 404)
-	s.root().set("If-Match", first.header.Get("ETag")).do("PUT", path, anyRoute).want(t, 412)
-	second := s.root().do("PUT", path, anyRoute).want(t, 201)
-	if second.number("version") <= first.number("version") {
-		t.Errorf("version: got %d after %d", second.number("version"), first.number("version"))
+	ws := s.workspace("a")
+	for _, kind := range kinds {
+		path := ws + kind.path
+		first := s.root().do("PUT", path, kind.any).want(t, 201)
+		if got := first.header.Get("Location"); got != path {
+			t.Errorf("Location: got %q, want %q", got, path)
+		}
+		s.root().do("DELETE", path, nil).want(t, 204)
+		s.root().do("GET", path, nil).want(t, 404)
+		s.root().do("DELETE", path, nil).want(t, 404)
+		s.root().set("If-Match", first.header.Get("ETag")).do("PUT", path, kind.any).want(t, 412)
+		second := s.root().do("PUT", path, kind.any).want(t, 201)
+		if second.number("version") <= first.number("version") {
+			t.Errorf("%s: version %d after %d", kind.path, second.number("version"), first.number("version"))
+		}
+		s.root().set("If-Match", first.header.Get("ETag")).do("DELETE", path, nil).want(t, 412)
 	}
-	s.root().set("If-Match", first.header.Get("ETag")).do("DELETE", path, nil).want(t, 412)
 }
 
 func TestConditions(t *testing.T) {
 	s := newAPI(t)
-	path := s.workspace("a") + "/routes/r"
-	s.root().set("If-Match", "*").do("PUT", path, anyRoute).want(t, 412)
-	tag := s.root().set("If-None-Match", "*").do("PUT", path, anyRoute).want(t, 201).header.Get("ETag")
-	s.root().set("If-None-Match", "*").do("PUT", path, anyRoute).want(t, 412)
-	other := map[string]any{"provider": "http", "base_url": "http://upstream.test"}
-	for _, c := range []struct {
-		match string
-		want  int
-	}{
-		{`"999"`, 412}, {`W/` + tag, 412}, {`nonsense`, 400}, {`"998", ` + tag, 200}, {`*`, 200},
-	} {
-		if got := s.root().set("If-Match", c.match).do("PUT", path, other); got.status != c.want {
-			t.Errorf("If-Match %s: got %d, want %d: %s", c.match, got.status, c.want, got.raw)
+	ws := s.workspace("a")
+	for _, kind := range kinds {
+		path := ws + kind.path
+		s.root().set("If-Match", "*").do("PUT", path, kind.any).want(t, 412)
+		tag := s.root().set("If-None-Match", "*").do("PUT", path, kind.any).want(t, 201).header.Get("ETag")
+		s.root().set("If-None-Match", "*").do("PUT", path, kind.any).want(t, 412)
+		for _, c := range []struct {
+			match string
+			want  int
+		}{
+			{`"999"`, 412}, {`W/` + tag, 412}, {`nonsense`, 400}, {`"998", ` + tag, 200}, {`*`, 200},
+		} {
+			if got := s.root().set("If-Match", c.match).do("PUT", path, kind.other); got.status != c.want {
+				t.Errorf("%s, If-Match %s: got %d, want %d: %s", kind.path, c.match, got.status, c.want, got.raw)
+			}
+		}
+		current := s.root().do("GET", path, nil).want(t, 200).header.Get("ETag")
+		if got := s.root().set("If-None-Match", current).do("HEAD", path, nil); got.status != http.StatusOK {
+			t.Errorf("%s: HEAD: got %d", kind.path, got.status)
 		}
 	}
-	current := s.root().do("GET", path, nil).want(t, 200).header.Get("ETag")
-	if got := s.root().set("If-None-Match", current).do("HEAD", path, nil); got.status != http.StatusOK {
-		t.Errorf("HEAD: got %d", got.status)
+}
+
+func TestLimitDefaultsAndIdenticalPut(t *testing.T) {
+	s := newAPI(t)
+	ws := s.workspace("a")
+	for _, c := range []struct {
+		name, given, full string
+	}{
+		{
+			"bucket", `{"limit":600,"window":"60s"}`,
+			`{"scope":"workspace","match":{},"unit":"requests","algorithm":"token_bucket","limit":600,"window":"1m0s","burst":600,"mode":"strict","on_store_failure":"open"}`,
+		},
+		{
+			"window", `{"scope":"model","unit":"tokens","algorithm":"sliding_window","limit":7,"window":"1h","on_store_failure":"closed","burst":null}`,
+			`{"scope":"model","match":{},"unit":"tokens","algorithm":"sliding_window","limit":7,"window":"1h0m0s","mode":"strict","on_store_failure":"closed"}`,
+		},
+		{
+			"leaky", `{"scope":"key","match":{"route":"r","model":"gpt-4*","key":"key_1"},"algorithm":"leaky_bucket","limit":1,"window":"10ms","burst":3}`,
+			`{"scope":"key","match":{"route":"r","model":"gpt-4*","key":"key_1"},"unit":"requests","algorithm":"leaky_bucket","limit":1,"window":"10ms","burst":3,"mode":"strict","on_store_failure":"open","max_delay":"1s"}`,
+		},
+	} {
+		path := ws + "/limits/" + c.name
+		first := s.root().do("PUT", path, c.given).want(t, 201)
+		for _, again := range []answer{s.root().do("GET", path, nil), s.root().do("PUT", path, c.given), s.root().do("PUT", path, c.full)} {
+			if again.want(t, 200).raw != first.raw {
+				t.Errorf("%s: got %s, want %s", c.name, again.raw, first.raw)
+			}
+		}
+		shown := first.body
+		if shown["name"] != c.name {
+			t.Errorf("name: got %v, want %s", shown["name"], c.name)
+		}
+		for _, own := range []string{"name", "version", "created_at", "updated_at"} {
+			delete(shown, own)
+		}
+		var want map[string]any
+		if err := json.Unmarshal([]byte(c.full), &want); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(shown, want) {
+			t.Errorf("%s: got %v, want %v", c.name, shown, want)
+		}
 	}
+}
+
+func TestAWorkspaceHasAHundredLimits(t *testing.T) {
+	s := newAPI(t)
+	ws := s.workspace("a")
+	for i := range 100 {
+		s.root().do("PUT", fmt.Sprintf("%s/limits/l%d", ws, i), anyLimit).want(t, 201)
+	}
+	s.root().do("PUT", ws+"/limits/more", anyLimit).want(t, 409)
+	s.root().do("PUT", ws+"/limits/l7", map[string]any{"limit": 6, "window": "1m"}).want(t, 200)
+	s.root().do("DELETE", ws+"/limits/l7", nil).want(t, 204)
+	s.root().do("PUT", ws+"/limits/more", anyLimit).want(t, 201)
 }
 
 func TestPerRequestCostIsExact(t *testing.T) {

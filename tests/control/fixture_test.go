@@ -304,6 +304,8 @@ func (s *system) key(ws string, fields map[string]any) (id, secret string) {
 
 var anyRoute = map[string]any{"provider": "openai", "base_url": "http://upstream.test"}
 
+var anyLimit = map[string]any{"limit": 5, "window": "1m"}
+
 // log follows topics and remembers every event of them.
 type log struct {
 	t      *testing.T

@@ -11,10 +11,11 @@ import (
 func TestAnotherTenantIsNotThere(t *testing.T) {
 	s := newAPI(t)
 	mine, theirs := s.workspace("mine"), s.workspace("theirs")
-	all := []string{"write:apis", "write:keys", "read:usage", "read:requests", "invoke"}
+	all := []string{"write:apis", "write:keys", "write:limits", "read:usage", "read:requests", "invoke"}
 	_, secret := s.key(mine, map[string]any{"scopes": all})
 	theirKey, _ := s.key(theirs, map[string]any{})
 	s.root().do("PUT", theirs+"/routes/r", anyRoute).want(t, 201)
+	s.root().do("PUT", theirs+"/limits/l", anyLimit).want(t, 201)
 	me := s.with(secret)
 	for _, c := range [][2]string{
 		{"GET", theirs},
@@ -30,6 +31,10 @@ func TestAnotherTenantIsNotThere(t *testing.T) {
 		{"GET", theirs + "/routes/r"},
 		{"PUT", theirs + "/routes/r"},
 		{"DELETE", theirs + "/routes/r"},
+		{"GET", theirs + "/limits"},
+		{"GET", theirs + "/limits/l"},
+		{"PUT", theirs + "/limits/l"},
+		{"DELETE", theirs + "/limits/l"},
 		{"GET", theirs + "/usage?from=x"},
 		{"GET", theirs + "/requests?limit=x"},
 		{"GET", theirs + "/requests/x"},
@@ -40,6 +45,8 @@ func TestAnotherTenantIsNotThere(t *testing.T) {
 		{"POST", mine + "/keys/" + theirKey + "/rotate"},
 		{"POST", mine + "/keys/" + theirKey + "/revoke"},
 		{"GET", mine + "/routes/r"},
+		{"GET", mine + "/limits/l"},
+		{"DELETE", mine + "/limits/l"},
 	} {
 		if got := me.do(c[0], c[1], `{"broken`); got.status != 404 {
 			t.Errorf("%s %s: got %d, want 404: %s", c[0], c[1], got.status, got.raw)
@@ -78,6 +85,7 @@ func TestScopes(t *testing.T) {
 	ws := s.workspace("a")
 	keyID, _ := s.key(ws, map[string]any{})
 	s.root().do("PUT", ws+"/routes/r", anyRoute).want(t, 201)
+	s.root().do("PUT", ws+"/limits/l", anyLimit).want(t, 201)
 	for _, c := range []struct {
 		name   string
 		scopes []string
@@ -93,6 +101,12 @@ func TestScopes(t *testing.T) {
 		{"write writes", []string{"write:apis"}, "PUT", ws + "/routes/r", 200},
 		{"other resource", []string{"write:apis"}, "GET", ws + "/keys", 403},
 		{"keys", []string{"read:keys"}, "GET", ws + "/keys/" + keyID, 200},
+		{"limits are not routes", []string{"write:apis"}, "GET", ws + "/limits/l", 403},
+		{"limits are read", []string{"read:limits"}, "GET", ws + "/limits", 200},
+		{"read does not write limits", []string{"read:limits"}, "PUT", ws + "/limits/l", 403},
+		{"read does not delete limits", []string{"read:limits"}, "DELETE", ws + "/limits/l", 403},
+		{"limits are written", []string{"write:limits"}, "PUT", ws + "/limits/l", 200},
+		{"write implies read of limits", []string{"write:limits"}, "GET", ws + "/limits/l", 200},
 		{"usage", []string{"read:keys"}, "GET", ws + "/usage", 403},
 		{"own workspace", []string{"read:usage"}, "GET", ws, 200},
 		{"rename", []string{"write:keys", "write:apis"}, "PATCH", ws, 403},
@@ -106,7 +120,9 @@ func TestScopes(t *testing.T) {
 		_, secret := s.key(ws, fields)
 		var body any
 		if c.want == 200 && c.method == "PUT" {
-			body = anyRoute
+			if body = anyRoute; strings.Contains(c.path, "/limits/") {
+				body = anyLimit
+			}
 		}
 		if got := s.with(secret).do(c.method, c.path, body); got.status != c.want {
 			t.Errorf("%s: got %d, want %d: %s", c.name, got.status, c.want, got.raw)

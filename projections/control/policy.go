@@ -1,0 +1,56 @@
+package control
+
+import (
+	"context"
+
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+)
+
+// contents are the things of a workspace that its policy holds, each kind in the order of ids.
+type contents struct {
+	routes []route
+	limits []rateLimit
+}
+
+// readPolicy builds the published document of a workspace from what the querier sees.
+func readPolicy(ctx context.Context, q querier, w workspace) (*rateguardv1.WorkspacePolicy, error) {
+	var c contents
+	var err error
+	if c.routes, err = routes.of(ctx, q, w.ID); err != nil {
+		return nil, err
+	}
+	if c.limits, err = limits.of(ctx, q, w.ID); err != nil {
+		return nil, err
+	}
+	return newPolicy(w, c), nil
+}
+
+// readAllContents returns what every workspace has, by a few queries for all of them. q sees one snapshot.
+func readAllContents(ctx context.Context, q querier) (func(ws string) contents, error) {
+	r, err := routes.all(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	l, err := limits.all(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	return func(ws string) contents { return contents{routes: r[ws], limits: l[ws]} }, nil
+}
+
+// newPolicy makes the document of a workspace.
+func newPolicy(w workspace, c contents) *rateguardv1.WorkspacePolicy {
+	p := &rateguardv1.WorkspacePolicy{
+		WorkspaceId: w.ID, Name: w.Name, Version: uint64(w.PolicyVersion), Deleted: w.DeletedAt != nil, //nolint:gosec // versions count from 1
+	}
+	if p.GetDeleted() {
+		return p // nothing is routed any more, and credentials need not stay in the log
+	}
+	for _, r := range c.routes {
+		p.Routes = append(p.Routes, r.document())
+	}
+	for _, l := range c.limits {
+		p.Limits = append(p.Limits, l.document())
+	}
+	return p
+}
