@@ -72,6 +72,43 @@ type PutRoute struct {
 	Weights     map[string]int64 `json:"weights,omitempty"`
 }
 
+// LimitMatch says which calls a limit counts; an empty field matches all.
+type LimitMatch struct {
+	Route string `json:"route,omitempty"`
+	Model string `json:"model,omitempty"`
+	Key   string `json:"key,omitempty"`
+}
+
+// Limit is a rate limit of a workspace: so many units a window. Window and MaxDelay are Go durations.
+type Limit struct {
+	Name           string     `json:"name"`
+	Scope          string     `json:"scope"`
+	Match          LimitMatch `json:"match"`
+	Unit           string     `json:"unit"`
+	Algorithm      string     `json:"algorithm"`
+	Limit          int64      `json:"limit"`
+	Window         string     `json:"window"`
+	Burst          int64      `json:"burst,omitempty"`
+	Mode           string     `json:"mode"`
+	OnStoreFailure string     `json:"on_store_failure"`
+	MaxDelay       string     `json:"max_delay,omitempty"`
+	Version        int64      `json:"version,omitempty"`
+}
+
+// PutLimit is what a limit is set to; empty fields are left to the API.
+type PutLimit struct {
+	Scope          string      `json:"scope,omitempty"`
+	Match          *LimitMatch `json:"match,omitempty"`
+	Unit           string      `json:"unit,omitempty"`
+	Algorithm      string      `json:"algorithm,omitempty"`
+	Limit          int64       `json:"limit"`
+	Window         string      `json:"window"`
+	Burst          int64       `json:"burst,omitempty"`
+	Mode           string      `json:"mode,omitempty"`
+	OnStoreFailure string      `json:"on_store_failure,omitempty"`
+	MaxDelay       string      `json:"max_delay,omitempty"`
+}
+
 func in(workspace string, more ...string) string {
 	path := "/v1/workspaces/" + url.PathEscape(workspace)
 	for _, m := range more {
@@ -159,4 +196,24 @@ func (c *Client) PutRoute(ctx context.Context, workspace, name string, r PutRout
 // DeleteRoute deletes a route.
 func (c *Client) DeleteRoute(ctx context.Context, workspace, name string) error {
 	return c.Do(ctx, http.MethodDelete, in(workspace, "routes", name), nil, nil, nil)
+}
+
+// Limits lists the limits of a workspace.
+func (c *Client) Limits(ctx context.Context, workspace string) ([]Limit, error) {
+	return gather(list[Limit](ctx, c, in(workspace, "limits"), nil))
+}
+
+// Limit returns one limit.
+func (c *Client) Limit(ctx context.Context, workspace, name string) (Limit, error) {
+	return call[Limit](ctx, c, http.MethodGet, in(workspace, "limits", name), nil)
+}
+
+// PutLimit makes or changes a limit.
+func (c *Client) PutLimit(ctx context.Context, workspace, name string, l PutLimit) (Limit, error) {
+	return call[Limit](ctx, c, http.MethodPut, in(workspace, "limits", name), l)
+}
+
+// DeleteLimit deletes a limit.
+func (c *Client) DeleteLimit(ctx context.Context, workspace, name string) error {
+	return c.Do(ctx, http.MethodDelete, in(workspace, "limits", name), nil, nil, nil)
 }

@@ -33,7 +33,9 @@ const (
 	ws    = `{"id":"ws_1","name":"demo","version":1,"created_at":"2026-11-23T10:00:00Z"}`
 	key   = `{"id":"key_1","name":"app","prefix":"rg_abcd","scopes":["invoke"],"created_at":"2026-11-23T10:00:00Z"}`
 	route = `{"name":"openai","provider":"openai","base_url":"https://api.example.com","has_credential":true,"timeout":"5m0s","cost":{"mode":"per_token"}}`
-	req   = `{"id":"0190","time":"2026-11-23T10:00:00.123Z","key_id":"key_1","route":"openai","provider":"openai","model":"gpt-4o","endpoint":"chat","method":"POST",` +
+	limit = `{"name":"rpm","scope":"key","match":{"route":"openai","model":"gpt-4*"},"unit":"requests","algorithm":"leaky_bucket","limit":600,"window":"1m0s",` +
+		`"burst":20,"mode":"strict","on_store_failure":"closed","max_delay":"500ms","version":3}`
+	req = `{"id":"0190","time":"2026-11-23T10:00:00.123Z","key_id":"key_1","route":"openai","provider":"openai","model":"gpt-4o","endpoint":"chat","method":"POST",` +
 		`"status":200,"decision":"forwarded","stream":true,"input_tokens":12,"cached_tokens":0,"cache_write_tokens":0,"output_tokens":34,"reasoning_tokens":0,` +
 		`"cost_usd":"0.00037","estimated":false,"price_version":"v1","latency_ms":812.5,"ttft_ms":210,"overhead_us":90,"client_ip":"127.0.0.1","country":""}`
 )
@@ -58,6 +60,11 @@ func newAPI(t *testing.T) (*api, string) {
 		"GET /v1/workspaces/ws_1/requests?limit=50&model=gpt-4o": `{"data":[` + req + `],"next":""}`,
 		"GET /v1/workspaces/ws_1/requests/0190":                  req,
 		"GET /v1/workspaces/ws_1/requests/0190/explain":          `{"id":"0190","checks":[],"cost_usd":"0.00037"}`,
+		"GET /v1/workspaces/ws_1/limits":                         `{"data":[` + limit + `],"next":""}`,
+		"GET /v1/workspaces/ws_1/limits/rpm":                     limit,
+		"PUT /v1/workspaces/ws_1/limits/rpm":                     limit,
+		"PUT /v1/workspaces/ws_1/limits/tpd":                     `{"name":"tpd","scope":"workspace","match":{},"unit":"tokens","algorithm":"fixed_window","limit":9,"window":"24h0m0s","mode":"strict","on_store_failure":"open"}`,
+		"DELETE /v1/workspaces/ws_1/limits/rpm":                  ``,
 		"DELETE /v1/workspaces/ws_1/routes/openai":               ``,
 	}}
 	s := httptest.NewServer(a)
@@ -115,6 +122,9 @@ func TestOutput(t *testing.T) {
 		{"key_revoked", "keys revoke key_1 -w demo"},
 		{"routes", "routes list"},
 		{"route_put", "routes put geo --provider http --base-url https://geo.example.com --usd-per-request 0.002 --credential-env UPSTREAM_KEY"},
+		{"limits", "limits list"},
+		{"limit_yaml", "limits get rpm -o yaml"},
+		{"limit_put", "limits put tpd --unit tokens --algorithm fixed_window --limit 9 --window 24h"},
 		{"usage", "usage"},
 		{"usage_json", "usage -o json"},
 		{"usage_yaml", "usage -o yaml"},
@@ -168,6 +178,11 @@ func TestExitCodes(t *testing.T) {
 		{"bad time", "usage --from yesterday", 2, "yesterday"},
 		{"bad money", "routes put x --base-url https://a.example --usd-per-request 1e-3", 2, "usd-per-request"},
 		{"missing flag", "routes put x", 2, "base-url"},
+		{"limit without a window", "limits put x --limit 5", 2, "window"},
+		{"window without a limit", "limits put x --window 1m", 2, "limit"},
+		{"negative burst", "limits put x --limit 5 --window 1m --burst -1", 2, "burst"},
+		{"window without unit", "limits put x --limit 5 --window 60", 2, "window"},
+		{"unknown limit", "limits get x", 1, "404"},
 		{"unknown workspace", "keys list -w other", 1, `no workspace "other"`},
 		{"not found", "requests get nope", 1, "404"},
 		{"bad setting", "up --admin-addr nonsense --check-config", 1, "admin-addr"},
@@ -260,6 +275,28 @@ func TestCredentialIsReadFromStandardInput(t *testing.T) {
 	}
 	if body["credential"] != "sk-piped" {
 		t.Errorf("sent %v", body)
+	}
+}
+
+func TestLimitFlagsAreSent(t *testing.T) {
+	a, url := newAPI(t)
+	for _, tc := range []struct{ args, asked, body string }{
+		{
+			"put rpm --scope key --match-route openai --match-model gpt-4* --match-key key_1 --unit requests --algorithm leaky_bucket --limit 600 " +
+				"--window 1m --burst 20 --mode strict --on-store-failure closed --max-delay 500ms", "PUT /v1/workspaces/ws_1/limits/rpm",
+			`{"scope":"key","match":{"route":"openai","model":"gpt-4*","key":"key_1"},"unit":"requests","algorithm":"leaky_bucket","limit":600,` +
+				`"window":"1m0s","burst":20,"mode":"strict","on_store_failure":"closed","max_delay":"500ms"}`,
+		},
+		{"put rpm --limit 5 --window 1m", "PUT /v1/workspaces/ws_1/limits/rpm", `{"limit":5,"window":"1m0s"}`},
+		{"delete rpm", "DELETE /v1/workspaces/ws_1/limits/rpm", ""},
+	} {
+		clear(a.bodies)
+		if o := run(t, url, "", append([]string{"limits"}, strings.Fields(tc.args)...)...); o.code != 0 {
+			t.Fatalf("%s: %+v", tc.args, o)
+		}
+		if last := a.asked[len(a.asked)-1]; last != tc.asked || a.bodies[tc.asked] != tc.body {
+			t.Errorf("%s: sent %s %s, want %s %s", tc.args, last, a.bodies[last], tc.asked, tc.body)
+		}
 	}
 }
 

@@ -33,42 +33,10 @@ var routeColumns = []column[adminclient.Route]{
 }
 
 func (a *app) routes() *cobra.Command {
-	return a.group("routes", "Manage the routes of a workspace",
-		a.command("list", "List the routes", 0, func(ctx context.Context, _ []string) error {
-			c, ws, err := a.in(ctx)
-			if err != nil {
-				return err
-			}
-			all, err := c.Routes(ctx, ws)
-			if err != nil {
-				return err
-			}
-			return many(a, all, routeColumns)
-		}),
-		a.command("get ROUTE", "Show a route", 1, func(ctx context.Context, args []string) error {
-			c, ws, err := a.in(ctx)
-			if err != nil {
-				return err
-			}
-			r, err := c.Route(ctx, ws, args[0])
-			if err != nil {
-				return err
-			}
-			return one(a, r, routeColumns)
-		}),
-		a.putRoute(),
-		a.command("delete ROUTE", "Delete a route", 1, func(ctx context.Context, args []string) error {
-			c, ws, err := a.in(ctx)
-			if err != nil {
-				return err
-			}
-			if err := c.DeleteRoute(ctx, ws, args[0]); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(a.env.Stderr, "deleted %s\n", args[0])
-			return err
-		}),
-	)
+	return a.group("routes", "Manage the routes of a workspace", append(stored[adminclient.Route]{
+		name: "route", columns: routeColumns,
+		list: (*adminclient.Client).Routes, get: (*adminclient.Client).Route, remove: (*adminclient.Client).DeleteRoute,
+	}.commands(a), a.putRoute())...)
 }
 
 func (a *app) putRoute() *cobra.Command {
