@@ -13,6 +13,7 @@ import (
 	"github.com/rateguard/rateguard/proxy/intake"
 	"github.com/rateguard/rateguard/proxy/policy"
 	"github.com/rateguard/rateguard/proxy/quote"
+	"github.com/rateguard/rateguard/proxy/ratelimit"
 )
 
 // parts are what the steps of the chain need.
@@ -22,6 +23,7 @@ type parts struct {
 	client  *upstream.Client
 	intake  intake.Config
 	forward forward.Config
+	limits  ratelimit.Options
 	slog    *slog.Logger
 	metrics prometheus.Registerer
 }
@@ -33,6 +35,7 @@ func newChain(p parts) call.Handler {
 		p.events.Step( // one row for each request from here on (a flood of refusals is counted), whatever happens below; after auth, so that a stranger cannot write to the log
 			intake.New(p.intake, // which route, what is asked; the body is read once: 404, 403, 413, 400
 				quote.New(p.view, p.metrics, // the price, pinned, and the bound of the cost
-					forward.New(p.forward, p.client, p.events, p.slog), // open in the log, send, stream back, end in the log: 503, 502, 504
-				))))
+					ratelimit.New(p.limits, // take from all of the workspace's limits or from none: 429, 400, 503
+						forward.New(p.forward, p.client, p.events, p.slog), // open in the log, send, stream back, end in the log: 503, 502, 504
+					)))))
 }

@@ -123,9 +123,6 @@ func (c Config) Validate() error {
 	} else if err := lua.ParseStoreURL(c.RedisURL); err != nil {
 		errs = append(errs, fmt.Errorf("redis-url: %w", err))
 	}
-	if c.RedisTimeout < 0 {
-		errs = append(errs, errors.New("redis-timeout: negative"))
-	}
 	if c.MaxBody < 0 {
 		errs = append(errs, errors.New("max-body: negative"))
 	}
@@ -134,6 +131,9 @@ func (c Config) Validate() error {
 	}
 	if c.Drain < 0 {
 		errs = append(errs, errors.New("drain: negative"))
+	}
+	if c.RedisTimeout < 0 {
+		errs = append(errs, errors.New("redis-timeout: negative"))
 	}
 	if c.FlushTimeout < 0 {
 		errs = append(errs, errors.New("flush-timeout: negative"))

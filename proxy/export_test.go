@@ -11,7 +11,9 @@ import (
 	"github.com/rateguard/rateguard/proxy/forward"
 	"github.com/rateguard/rateguard/proxy/forward/upstream"
 	"github.com/rateguard/rateguard/proxy/intake"
+	"github.com/rateguard/rateguard/proxy/lua"
 	"github.com/rateguard/rateguard/proxy/policy"
+	"github.com/rateguard/rateguard/proxy/ratelimit"
 )
 
 // HandlerConfig is what a handler without a spool and without Kafka needs.
@@ -24,17 +26,26 @@ type HandlerConfig struct {
 	Drain       time.Duration
 	Slog        *slog.Logger
 	Buffer      int
+	// Store is nil where no workspace has limits.
+	Store *lua.Store
 }
 
-// NewHandler returns the request path alone.
-func NewHandler(c HandlerConfig) http.Handler {
+// NewHandler returns the request path alone, and what makes the changes of limits that waited for the store.
+func NewHandler(c HandlerConfig) (http.Handler, *ratelimit.Amends) {
 	reg := prometheus.NewRegistry()
 	client := upstream.New(upstream.Config{})
 	s := &Server{log: c.Slog, errors: newErrorCounter(reg)}
+	limits := ratelimit.Options{Proxies: func() int { return 1 }, Log: c.Slog, Metrics: reg}
+	if c.Store != nil {
+		admissions := lua.NewAdmissions(c.Store, reg)
+		limits.Store, limits.Policies = admissions, &policies{view: c.View, store: c.Store}
+		limits.Amends = ratelimit.NewAmends(admissions, c.Slog, reg)
+	}
 	s.chain = newChain(parts{
 		view: c.View, events: emit.New(c.Log, c.Slog, reg), client: client, slog: c.Slog, metrics: reg,
 		intake:  intake.Config{MaxBody: c.MaxBody},
+		limits:  limits,
 		forward: forward.Config{Drain: c.Drain, MaxBuffered: c.Buffer, MaxResponse: c.MaxResponse},
 	})
-	return http.HandlerFunc(s.serve)
+	return http.HandlerFunc(s.serve), limits.Amends
 }

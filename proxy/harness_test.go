@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -180,6 +181,11 @@ type rigConfig struct {
 	buffer   int
 	perCall  *int64
 	null     bool // keep no events
+	// redis and what the workspace allows.
+	redis   string
+	limits  []*rateguardv1.Limit
+	version uint64 // of the policy, 7
+	weights map[string]int64
 }
 
 func newRig(t testing.TB, c rigConfig) *rig {
@@ -190,11 +196,11 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	}
 	logger := slog.New(slog.DiscardHandler)
 	r := &rig{log: new(fakeLog), view: policy.NewView(key, logger), left: make(chan struct{}, 1)}
-	p := &rateguardv1.WorkspacePolicy{WorkspaceId: workspace, Version: 7, Settings: c.settings}
+	p := &rateguardv1.WorkspacePolicy{WorkspaceId: workspace, Version: cmp.Or(c.version, 7), Settings: c.settings, Limits: c.limits}
 	for _, provider := range []string{"openai", "anthropic", "gemini", "http"} {
 		route := &rateguardv1.Route{
 			Id: provider, Provider: provider, BaseUrl: c.upstream, TimeoutUs: c.timeout.Microseconds(), IdleTimeoutUs: c.idle.Microseconds(),
-			CredentialSealed: secret.Seal(key, workspace, provider, []byte(upstreamSecret)),
+			CredentialSealed: secret.Seal(key, workspace, provider, []byte(upstreamSecret)), Weights: c.weights,
 		}
 		if provider == "http" {
 			route.PerRequestNanoUsd = c.perCall
@@ -210,9 +216,16 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	if c.null {
 		log = nullLog{}
 	}
-	handler := proxy.NewHandler(proxy.HandlerConfig{
+	cfg := proxy.HandlerConfig{
 		View: r.view, Log: log, MaxBody: c.maxBody, MaxResponse: c.maxReply, Drain: c.drain, Slog: logger, Buffer: c.buffer,
-	})
+	}
+	if c.redis != "" {
+		cfg.Store = openStore(t, c.redis)
+	}
+	handler, amends := proxy.NewHandler(cfg)
+	if amends != nil {
+		background(t, amends.Run)
+	}
 	r.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		defer context.AfterFunc(req.Context(), func() {
 			select {

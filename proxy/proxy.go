@@ -25,6 +25,7 @@ import (
 	"github.com/rateguard/rateguard/proxy/intake"
 	"github.com/rateguard/rateguard/proxy/lua"
 	"github.com/rateguard/rateguard/proxy/policy"
+	"github.com/rateguard/rateguard/proxy/ratelimit"
 	"github.com/rateguard/rateguard/proxy/rebuild"
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/schemas/secret"
@@ -37,6 +38,7 @@ type Server struct {
 	listener net.Listener
 	spool    *spool.Spool
 	store    *lua.Store
+	amends   *ratelimit.Amends
 	rebuild  *rebuild.Rebuilder
 	view     *policy.View
 	follower *policy.Follower
@@ -75,7 +77,9 @@ func New(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Regis
 
 // build makes what stands on the spool and the listener.
 func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) error {
-	store, err := lua.OpenStore(lua.StoreConfig{URL: s.cfg.RedisURL, Timeout: s.cfg.RedisTimeout, Log: s.log, Metrics: reg})
+	store, err := lua.OpenStore(lua.StoreConfig{
+		URL: s.cfg.RedisURL, Timeout: s.cfg.RedisTimeout, OnChange: s.storeChanged, Log: s.log, Metrics: reg,
+	})
 	if err != nil {
 		return err
 	}
@@ -84,6 +88,8 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}
+	admissions := lua.NewAdmissions(store, reg)
+	s.amends = ratelimit.NewAmends(admissions, s.log, reg)
 	view := policy.NewView(key, s.log)
 	s.view = view
 	s.follower = policy.NewFollower(view, s.cfg.Kafka, filepath.Join(s.cfg.DataDir, "config-snapshot"), s.log, reg)
@@ -93,6 +99,9 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 		view: view, events: s.events, client: s.client, slog: s.log, metrics: reg,
 		intake:  intake.Config{MaxBody: s.cfg.MaxBody, CountryHeader: s.cfg.CountryHeader, ClientIPHeader: s.cfg.ClientIPHeader},
 		forward: forward.Config{Drain: s.cfg.Drain, MaxResponse: s.cfg.MaxResponse},
+		limits: ratelimit.Options{
+			Store: admissions, Policies: &policies{view: view, store: s.store}, Amends: s.amends, Proxies: s.rebuild.Living, Log: s.log, Metrics: reg,
+		},
 	})
 	return nil
 }
@@ -138,9 +147,11 @@ func (s *Server) Run(ctx context.Context) error {
 	var count sync.WaitGroup
 	ship.Go(func() error { return s.spool.Run(shipping) })
 	beat.Go(func() error { return s.rebuild.Run(beating) })
+	beat.Go(func() error { return s.amends.Run(beating) })
 	count.Go(func() { s.events.Run(counting) })
 	front.Go(func() error { return s.follower.Run(ctx) })
 	front.Go(func() error { return s.sweep(ctx) })
+	front.Go(func() error { return s.followRevocations(ctx) })
 	front.Go(func() error {
 		s.store.Watch(ctx)
 		return nil
@@ -248,6 +259,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if closing != nil {
 		w.Header()["Connection"] = closing
 	}
+	c.WriteLimitHeaders(w.Header())
 	call.WriteError(w, c.Dialect, c.ID, e)
 }
 

@@ -62,6 +62,11 @@ type Call struct {
 	Op     uint64
 	Checks []*rateguardv1.Check
 
+	// Grant is what the limits gave, to be settled when the end stands in the log; nil: nothing. LimitHeaders go out with every answer.
+	// Writer: ratelimit.
+	Grant        Grant
+	LimitHeaders []Header
+
 	// Result is what came of it. Writer: forward; for a request that was never forwarded emit fills it from the error.
 	Result Result
 
@@ -70,6 +75,28 @@ type Call struct {
 	OpenedAt time.Time
 	Ended    bool
 }
+
+// Grant is what a call holds of the limits of its workspace.
+type Grant interface {
+	// Settle gives back what the call did not use. It is called once, after its end was appended to the log and before its
+	// answer ends; it tries once and is quick.
+	Settle(c *Call)
+}
+
+// Header is one field of an answer, its name in canonical form.
+type Header struct{ Name, Value string }
+
+// WriteLimitHeaders puts the headers of the limits into an answer.
+func (c *Call) WriteLimitHeaders(h http.Header) {
+	values := make([]string, len(c.LimitHeaders))
+	for i, f := range c.LimitHeaders {
+		values[i] = f.Value
+		h[f.Name] = values[i : i+1 : i+1]
+	}
+}
+
+// ReservationID returns the id of the call's one attempt: "<request id>/1".
+func ReservationID(c *Call) string { return c.ID + "/1" }
 
 // API is the form of a provider's requests and answers.
 type API uint8

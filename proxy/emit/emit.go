@@ -101,13 +101,21 @@ func (e *Emitter) Open(c *call.Call) error {
 	return nil
 }
 
-// End appends the frame that ends the request: the outcome where it was opened, and its row. It does so once; further calls do nothing.
-// A refused request in a flood of such is only counted.
+// End appends the frame that ends the request: the outcome where it was opened, and its row. Then the limits get back what was not used. It
+// does so once; further calls do nothing. A refused request in a flood of such is only counted.
 func (e *Emitter) End(c *call.Call) error {
 	if c.Ended {
 		return nil
 	}
 	c.Ended = true
+	err := e.end(c)
+	if c.Grant != nil {
+		c.Grant.Settle(c)
+	}
+	return err
+}
+
+func (e *Emitter) end(c *call.Call) error {
 	now := time.Now()
 	e.metrics.observe(c, now)
 	if !c.Opened {

@@ -26,8 +26,6 @@ func headers(e *rateguardv1.Event) []envelope.Header {
 // attempt is the number of the one attempt that a request has today.
 const attempt = 1
 
-func reservationID(c *call.Call) string { return c.ID + "/1" }
-
 func subject(c *call.Call) *rateguardv1.Subject {
 	return &rateguardv1.Subject{
 		RequestId: c.ID, Attempt: attempt, KeyId: c.Key.ID, Route: c.RouteID, Provider: provider(c), Model: c.Asked.Model,
@@ -49,7 +47,7 @@ func event(c *call.Call, suffix string, at time.Time) *rateguardv1.Event {
 
 func opened(c *call.Call) *rateguardv1.Event {
 	o := &rateguardv1.ReservationOpened{
-		ReservationId: reservationID(c), Subject: subject(c), Holds: c.Holds, Epoch: c.Epoch, Op: c.Op, Context: c.Context,
+		ReservationId: call.ReservationID(c), Subject: subject(c), Holds: c.Holds, Epoch: c.Epoch, Op: c.Op, Context: c.Context,
 	}
 	if c.Quote.Bounded {
 		o.BoundNanoUsd = (*int64)(&c.Quote.Bound)
@@ -66,7 +64,7 @@ func opened(c *call.Call) *rateguardv1.Event {
 func end(c *call.Call, now time.Time) (*rateguardv1.Event, []envelope.Header) {
 	r := &c.Result
 	o := &rateguardv1.Outcome{
-		ReservationId: reservationID(c), Revision: 1, Kind: r.Kind, Estimated: r.Estimated, Subject: subject(c), Holds: c.Holds,
+		ReservationId: call.ReservationID(c), Revision: 1, Kind: r.Kind, Estimated: r.Estimated, Subject: subject(c), Holds: c.Holds,
 	}
 	if r.HasCost {
 		o.CostNanoUsd = (*int64)(&r.Cost)
@@ -109,7 +107,7 @@ func (e *Emitter) row(c *call.Call, now time.Time) *rateguardv1.Event {
 	}
 	if c.Opened {
 		row.Decision = rateguardv1.Decision_DECISION_FORWARDED
-		row.ReservationIds = []string{reservationID(c)}
+		row.ReservationIds = []string{call.ReservationID(c)}
 		if r.HasCost {
 			row.CostNanoUsd = (*int64)(&r.Cost)
 		}

@@ -1,5 +1,5 @@
 -- Retires a producer: its heartbeat answers FENCED from now on.
--- KEYS[1]  rg:producers:<producer id>, see heartbeat.lua
+-- KEYS[1]  rg:{producers}:<producer id>, see heartbeat.lua
 -- ARGV[1]  time to live of the hash in ms
 -- ARGV[2]  id of the producer that fences
 -- returns  1 when this call fenced it, 0 when it was fenced before

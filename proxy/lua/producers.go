@@ -20,9 +20,9 @@ const producerTTL = 400 * 24 * time.Hour
 const producerTimeout = 3 * time.Second
 
 const (
-	producerPrefix = "rg:producers:"
-	reaperKey      = "rg:reaper"
-	answerFenced   = "FENCED"
+	producerPrefix = "rg:{producers}:"
+	livingKey      = "rg:{producers}"
+	reaperKey      = "rg:{producers}:reaper"
 )
 
 //go:embed heartbeat.lua
@@ -50,15 +50,16 @@ func NewProducers(rdb redis.UniversalClient) *Producers {
 	}
 }
 
-// Heartbeat says that the producer lives and returns whether it is fenced instead.
-func (p *Producers) Heartbeat(ctx context.Context, id string) (fenced bool, err error) {
+// Heartbeat says that the producer lives, and returns whether it is fenced instead and how many producers have said so within the time.
+func (p *Producers) Heartbeat(ctx context.Context, id string, within time.Duration) (fenced bool, living int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, producerTimeout)
 	defer cancel()
-	answer, err := p.heartbeat.Run(ctx, p.rdb, []string{producerPrefix + id}, producerTTL.Milliseconds()).Text()
+	keys := []string{producerPrefix + id, livingKey}
+	n, err := p.heartbeat.Run(ctx, p.rdb, keys, producerTTL.Milliseconds(), id, within.Microseconds()).Int()
 	if err != nil {
-		return false, fmt.Errorf("sending heartbeat: %w", err)
+		return false, 0, fmt.Errorf("sending heartbeat: %w", err)
 	}
-	return answer == answerFenced, nil
+	return n == 0, n, nil
 }
 
 // Fence retires the producer id on behalf of by.

@@ -14,7 +14,7 @@ func TestHeartbeatsOutliveADecisionsDeadline(t *testing.T) {
 	r := redistest.Start(t)
 	s := openStore(t, lua.StoreConfig{URL: r.URL()})
 	p := lua.NewProducers(s.Client())
-	if fenced, err := p.Heartbeat(t.Context(), "p"); err != nil || fenced {
+	if fenced, _, err := p.Heartbeat(t.Context(), "p", time.Minute); err != nil || fenced {
 		t.Fatalf("fenced %t, %v", fenced, err)
 	}
 	// Frozen for several decisions, thawed before the second that a read may take.
@@ -26,7 +26,7 @@ func TestHeartbeatsOutliveADecisionsDeadline(t *testing.T) {
 	r.Stop()
 	defer r.Continue()
 	start := time.Now()
-	if _, err := p.Heartbeat(context.WithoutCancel(t.Context()), "p"); err == nil {
+	if _, _, err := p.Heartbeat(context.WithoutCancel(t.Context()), "p", time.Minute); err == nil {
 		t.Error("a heartbeat at a frozen server")
 	}
 	if took := time.Since(start); took > 10*time.Second {
@@ -38,13 +38,13 @@ func TestHeartbeatsWorkInACluster(t *testing.T) {
 	nodes := redistest.Cluster(t, 0)
 	p := lua.NewProducers(openStore(t, lua.StoreConfig{URL: redistest.ClusterURL(nodes)}).Client())
 	for _, id := range []string{"a", "b", "c", "d"} {
-		if _, err := p.Heartbeat(t.Context(), id); err != nil {
+		if _, _, err := p.Heartbeat(t.Context(), id, time.Minute); err != nil {
 			t.Error(err)
 		}
 		if err := p.Fence(t.Context(), id, "x"); err != nil {
 			t.Error(err)
 		}
-		if fenced, err := p.Heartbeat(t.Context(), id); err != nil || !fenced {
+		if fenced, _, err := p.Heartbeat(t.Context(), id, time.Minute); err != nil || !fenced {
 			t.Errorf("fenced %t, %v", fenced, err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -24,6 +25,8 @@ type position struct {
 	// At is when the view was last known to be in step with Kafka.
 	At     time.Time                `json:"at"`
 	Topics map[string]topicPosition `json:"topics"`
+	// Revoked are keys that were seen to be revoked elsewhere than in the topic.
+	Revoked []string `json:"revoked,omitempty"`
 }
 
 type topicPosition struct {
@@ -37,6 +40,12 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // save writes all records and the position, so that a crash leaves the old snapshot or the new one.
 func (v *View) save(path string, p position) error {
+	p.Revoked = nil
+	v.revoked.Range(func(id, _ any) bool {
+		p.Revoked = append(p.Revoked, fmt.Sprint(id))
+		return true
+	})
+	slices.Sort(p.Revoked)
 	header, err := json.Marshal(p)
 	if err != nil {
 		return fmt.Errorf("writing configuration snapshot: %w", err)
@@ -105,6 +114,9 @@ func (v *View) load(path string) (position, error) {
 	var p position
 	if !ok || json.Unmarshal(header, &p) != nil {
 		return position{}, errSnapshot
+	}
+	for _, id := range p.Revoked {
+		v.Revoke(id)
 	}
 	for len(body) > 0 {
 		var topic, key, value []byte

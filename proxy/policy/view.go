@@ -30,6 +30,7 @@ const (
 // View is the configuration in force. Lookups take no lock and see each key, workspace and catalogue whole, at one version.
 type View struct {
 	keys       sync.Map // [32]byte → *call.Key
+	revoked    sync.Map // key id → time.Time: what was revoked stays so, whatever a topic says later
 	workspaces sync.Map // workspace id → *call.Workspace
 	prices     atomic.Pointer[price.Catalogue]
 
@@ -133,7 +134,7 @@ func (v *View) publish(e *rateguardv1.Event, next, old *entry) {
 		if old != nil && old.sum != next.sum {
 			v.keys.Delete(old.sum)
 		}
-		v.keys.Store(next.sum, newKey(b.KeyRecord))
+		v.keys.Store(next.sum, v.newKey(b.KeyRecord))
 	case *rateguardv1.Event_WorkspacePolicy:
 		v.workspaces.Store(b.WorkspacePolicy.GetWorkspaceId(), v.newWorkspace(b.WorkspacePolicy))
 	case *rateguardv1.Event_PriceHistory:
@@ -188,7 +189,48 @@ func (v *View) forget(topic string, generation uint64) {
 	}
 }
 
-func newKey(r *rateguardv1.KeyRecord) *call.Key {
+// ApplyAhead takes a record that its topic is going to bring, if it is newer than the one at hand. One without a predecessor is left
+// to the topic.
+func (v *View) ApplyAhead(topic, key string, value []byte) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	k := entryKey{topic, key}
+	old := v.entries[k]
+	e, err := envelope.Decode(value)
+	if err != nil {
+		return fmt.Errorf("reading %s of %s: %w", key, topic, err)
+	}
+	if old == nil || versionOf(e) <= old.version {
+		return nil
+	}
+	next := &entry{value: slices.Clone(value), generation: old.generation, version: versionOf(e)}
+	v.entries[k] = next
+	v.publish(e, next, old)
+	return nil
+}
+
+// Revoke makes a key revoked for good, also one that the topic has not brought yet.
+func (v *View) Revoke(id string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if _, known := v.revoked.LoadOrStore(id, time.Now()); known {
+		return
+	}
+	v.keys.Range(func(sum, found any) bool {
+		k := found.(*call.Key) //nolint:forcetypeassert,errcheck // the map holds nothing else
+		if k.ID != id {
+			return true
+		}
+		gone := *k
+		if gone.RevokedAt.IsZero() {
+			gone.RevokedAt = time.Now()
+		}
+		v.keys.Store(sum, &gone)
+		return false
+	})
+}
+
+func (v *View) newKey(r *rateguardv1.KeyRecord) *call.Key {
 	k := &call.Key{
 		ID: r.GetKeyId(), WorkspaceID: r.GetWorkspaceId(), Routes: r.GetRoutes(), Models: r.GetModels(),
 		Invoke: len(r.GetScopes()) == 0 || slices.Contains(r.GetScopes(), "invoke"),
@@ -198,6 +240,8 @@ func newKey(r *rateguardv1.KeyRecord) *call.Key {
 	}
 	if us := r.GetRevokedAtUnixUs(); us != 0 {
 		k.RevokedAt = time.UnixMicro(us)
+	} else if at, ok := v.revoked.Load(k.ID); ok {
+		k.RevokedAt, _ = at.(time.Time)
 	}
 	return k
 }

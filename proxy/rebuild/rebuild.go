@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,6 +60,7 @@ type Rebuilder struct {
 	met    *metrics
 	fenced chan struct{}
 	once   sync.Once
+	living atomic.Int32
 }
 
 // New returns a Rebuilder; nothing runs before Run.
@@ -84,6 +87,9 @@ func New(cfg Config) (*Rebuilder, error) {
 // should drain and end; its next start is a new producer.
 func (r *Rebuilder) Fenced() <-chan struct{} { return r.fenced }
 
+// Living returns how many proxies sent heartbeats when Redis was last asked, at least 1.
+func (r *Rebuilder) Living() int { return max(1, int(r.living.Load())) }
+
 // Run sends heartbeats, closes the predecessors of the own folder and reaps other producers, until the context ends.
 func (r *Rebuilder) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
@@ -102,8 +108,11 @@ func (r *Rebuilder) beat(ctx context.Context) {
 	failing := false
 	for {
 		bctx, cancel := context.WithTimeout(ctx, r.cfg.Heartbeat)
-		fenced, err := r.redis.Heartbeat(bctx, r.cfg.Spool.ProducerID())
+		fenced, living, err := r.redis.Heartbeat(bctx, r.cfg.Spool.ProducerID(), 3*r.cfg.Heartbeat)
 		cancel()
+		if err == nil && !fenced {
+			r.living.Store(int32(min(living, math.MaxInt32))) //nolint:gosec // bounded
+		}
 		if fenced {
 			r.retire("redis")
 			return

@@ -32,7 +32,13 @@ func prefix(workspace string) string { return "rg:{" + Name(workspace) + "}:" }
 // State is the hash of a workspace: which life of Redis it belongs to, the largest policy version and the largest time that were seen.
 func State(workspace string) string { return prefix(workspace) + "s" }
 
-// Policy is a string: the workspace's published policy as the topic of policies holds it. Control writes it, before the
+// Fields of the hash at Policy: the version, and the value of its record.
+const (
+	PolicyVersion  = "v"
+	PolicyDocument = "d"
+)
+
+// Policy is a hash: the workspace's published policy as the topic of policies holds it, and its version. Control writes it, before the
 // topic has it; a proxy whose policy is older than another's reads it there.
 func Policy(workspace string) string { return prefix(workspace) + "policy" }
 

@@ -32,8 +32,9 @@ var Clients = []Client{
 // in the module's DESIGN.md or here. "x/*" stands for every package below x. What is not used is an error too.
 var Siblings = map[string]string{
 	"schemas/envelope schemas/gen/rateguard/v1":   "everything speaks the generated events",
-	"schemas/price schemas/gen/rateguard/v1":      "everything speaks the generated events",
 	"schemas/limit schemas/gen/rateguard/v1":      "everything speaks the generated events",
+	"proxy/ratelimit proxy/lua":                   "limits are decided by scripts",
+	"schemas/price schemas/gen/rateguard/v1":      "everything speaks the generated events",
 	"schemas/price schemas/money":                 "a price makes money",
 	"proxy/* proxy/call":                          "the state of a request is one type",
 	"proxy/emit proxy/spool":                      "events of the request path leave by the spool",

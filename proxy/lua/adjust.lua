@@ -1,0 +1,64 @@
+-- Changes what a decided request has taken: gives back what it did not use, takes what it used above, takes all of it back, or takes
+-- afterwards what was let through while this store was away.
+-- KEYS[1]  mark of the reservation, see admit.lua
+-- KEYS[2…] the limits' keys, see limits() in buckets.lua
+-- ARGV[1]  "settle": amounts above 0 are given back, below 0 taken
+--          "cancel": everything is given back if the reservation has consumed; it never may again
+--          "charge": amounts are taken, whatever the limits say, unless the reservation has consumed or was cancelled
+-- ARGV[2…] the limits; the last argument of each is when they were taken from, by this clock
+-- returns  {1, now} done, {0, now} nothing was to be done
+-- invariant: nothing is given back that has leaked out since it was taken, so that what was admitted stays within the limits as if the
+--          smaller amount had been taken in the first place. Cancel and charge have one effect, however often they run.
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local mode = ARGV[1]
+if mode == 'cancel' then
+  local mark = redis.call('GET', KEYS[1])
+  redis.call('SET', KEYS[1], 'x', 'PX', 15000)
+  if mark ~= 'a' then
+    return { 0, now }
+  end
+elseif mode == 'charge' then
+  if redis.call('EXISTS', KEYS[1]) == 1 then
+    return { 0, now }
+  end
+  redis.call('SET', KEYS[1], 'a', 'PX', 15000)
+end
+
+local all = limits(1, 1)
+for i = 1, #all do
+  local l = all[i]
+  local back = mode == 'charge' and -l.amount or l.amount
+  local v = redis.call('GET', l.key)
+  if l.kind == 'b' or l.kind == 'l' then
+    local n, at = level(l, v, now)
+    local units = back * l.unit
+    if back > 0 then
+      -- A place in the queue of a leaky bucket is not given back: those behind it have their times already.
+      units = l.kind == 'l' and 0 or max(0, units - max(0, at - l.at) * l.drain)
+    end
+    if units ~= 0 then
+      storeLevel(l, min(MOST, max(0, n - units)), at)
+    end
+  elseif l.kind == 'f' then
+    local n, start, at = count(l, v, now)
+    if back < 0 or l.at >= start then
+      n = max(0, n - back)
+      storeCount(l, n, start, at)
+    end
+  else
+    local n, last, at = total(l, v, now)
+    if back < 0 then
+      storeTotal(l, n, last, at, -back)
+    else
+      local field = format('%.0f', l.at - l.at % l.slot + l.slot - 1)
+      local taken = tonumber(redis.call('HGET', l.hash, field) or 0)
+      back = min(back, taken)
+      if back > 0 then
+        redis.call('HINCRBY', l.hash, field, format('%.0f', -back))
+        redis.call('SET', l.key, format('s %.0f %.0f %s', n - back, last, l.windowText), 'KEEPTTL')
+      end
+    end
+  end
+end
+return { 1, now }

@@ -1,0 +1,223 @@
+package lua
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rateguard/rateguard/schemas/keyspace"
+)
+
+// The first number of a script's answer; admit.lua says what each means.
+const (
+	answerDenied = iota
+	answerAdmitted
+	answerRepeated
+	answerCancelled
+	answerRevoked
+	answerLate
+	answerClock
+	answerOtherState
+	answerOldPolicy
+)
+
+// maxRestates is how often a decision begins anew because the state was another one than this proxy knew.
+const maxRestates = 3
+
+// Errors of a decision that are no failure of the store.
+var (
+	// ErrRevoked means that the API key is revoked.
+	ErrRevoked = errors.New("the key is revoked")
+	// ErrOldPolicy means that another proxy already works with a newer policy of the workspace.
+	ErrOldPolicy = errors.New("the policy is old")
+)
+
+// Request is one request to be decided.
+type Request struct {
+	Workspace, Reservation, Key string
+	PolicyVersion               uint64
+	Takes                       []Take
+}
+
+// Seen is what one limit shows after a decision, in the order of the takes. Times are in µs.
+type Seen struct {
+	Used, Remaining, ResetUS int64
+	// WaitUS of a denied request is how long this limit stands in its way (0: it does not); of an admitted one how long a leaky bucket holds it.
+	WaitUS int64
+}
+
+// Decision is the answer to a request.
+type Decision struct {
+	Admitted bool
+	// NowUS is when it was decided, by Redis' clock; Received when the answer came, by ours.
+	NowUS    int64
+	Received time.Time
+	Seen     []Seen
+}
+
+// Wait returns how long a denied request has to wait, or a leaky bucket holds an admitted one.
+func (d *Decision) Wait() time.Duration {
+	var most int64
+	for i := range d.Seen {
+		most = max(most, d.Seen[i].WaitUS)
+	}
+	return time.Duration(most) * time.Microsecond
+}
+
+// Admissions decides requests on a store. It remembers which life of its state each workspace is in.
+type Admissions struct {
+	store         *Store
+	admit, adjust *Script
+	states        sync.Map // workspace → *life
+	// restates counts the workspaces whose state was found to be another one.
+	restates prometheus.Counter
+}
+
+// life names one life of a workspace's state: the server's identity and the state's own.
+type life struct{ identity, state string }
+
+// NewAdmissions returns the scripts on that store.
+func NewAdmissions(store *Store, reg prometheus.Registerer) *Admissions {
+	a := &Admissions{
+		store: store, admit: NewScript(bucketsSource + admitSource), adjust: NewScript(bucketsSource + adjustSource),
+		restates: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rateguard_proxy_store_states_lost_total", Help: "Workspaces whose state in Redis was found to be another one: wiped, or failed over.",
+		}),
+	}
+	reg.MustRegister(a.restates)
+	return a
+}
+
+// Admit decides a request: it takes from all limits or from none. Errors: ErrRevoked, ErrOldPolicy, and what matches ErrUnavailable; MayHaveRun says
+// that it may have been admitted all the same: it has to be cancelled then.
+func (a *Admissions) Admit(ctx context.Context, r *Request) (Decision, error) {
+	keys := make([]string, 0, 3+3*len(r.Takes))
+	keys = append(keys, keyspace.State(r.Workspace), keyspace.Mark(r.Workspace, r.Reservation), keyspace.Revoked(r.Workspace))
+	for i := range r.Takes {
+		keys = r.Takes[i].appendKeys(keys)
+	}
+	for range maxRestates {
+		known, _ := a.states.Load(r.Workspace)
+		at, _ := known.(*life)
+		if at == nil {
+			at = &life{}
+		}
+		reply, err := a.store.Eval(ctx, a.admit, keys, func(t Times) []any {
+			args := make([]any, 0, 6+7*len(r.Takes))
+			args = append(args, at.identity, at.state, r.PolicyVersion, t.EstimateUS, t.DeadlineUS, r.Key)
+			for i := range r.Takes {
+				args = r.Takes[i].appendArgs(args, "0")
+			}
+			return args
+		})
+		if err != nil {
+			return Decision{}, fmt.Errorf("deciding a request: %w", err)
+		}
+		switch status(&reply) {
+		case answerAdmitted, answerDenied:
+			a.learn(r.Workspace, at, &reply)
+			return a.decision(&reply, len(r.Takes))
+		case answerRevoked:
+			return Decision{}, ErrRevoked
+		case answerOldPolicy:
+			return Decision{}, ErrOldPolicy
+		case answerOtherState:
+			a.states.Store(r.Workspace, &life{identity: text(&reply, 2), state: text(&reply, 3)})
+			a.restates.Inc()
+		case answerLate, answerClock:
+			return Decision{}, &UnavailableError{Shard: reply.Shard, Reason: ReasonTimeout, Err: fmt.Errorf("it ran too late or by another clock (%d)", status(&reply))}
+		default:
+			return Decision{}, fmt.Errorf("reservation %s is decided already (%d)", r.Reservation, status(&reply))
+		}
+	}
+	return Decision{}, &UnavailableError{Reason: ReasonConnection, Err: errors.New("the state is another one at each try")}
+}
+
+// learn keeps which state answered, where that was not known.
+func (a *Admissions) learn(workspace string, known *life, reply *Reply) {
+	if known.identity != "" && known.state != "" {
+		return
+	}
+	next := *known
+	if next.identity == "" {
+		next.identity = text(reply, 2)
+	}
+	if next.state == "" {
+		next.state = text(reply, 3)
+	}
+	a.states.Store(workspace, &next)
+}
+
+func (a *Admissions) decision(reply *Reply, limits int) (Decision, error) {
+	if len(reply.Values) != 4+4*limits {
+		return Decision{}, fmt.Errorf("admission answered %d values for %d limits", len(reply.Values), limits)
+	}
+	d := Decision{Admitted: status(reply) == answerAdmitted, NowUS: reply.RedisUS, Received: time.Now(), Seen: make([]Seen, limits)}
+	for i := range d.Seen {
+		v := reply.Values[4+4*i:]
+		d.Seen[i] = Seen{Used: number(v[0]), Remaining: number(v[1]), ResetUS: number(v[2]), WaitUS: number(v[3])}
+	}
+	return d, nil
+}
+
+// Adjustment is what happens to the takes of a reservation after its decision.
+type Adjustment string
+
+const (
+	// Settle gives back amounts above 0 and takes those below.
+	Settle Adjustment = "settle"
+	// Cancel gives everything back if the reservation was admitted; it cannot be any more.
+	Cancel Adjustment = "cancel"
+	// Charge takes what was let through while the store was away, unless the reservation was admitted before.
+	Charge Adjustment = "charge"
+)
+
+// Adjust changes what a reservation has taken that was decided at the instant (µs of Redis' clock). Cancel and Charge may be repeated.
+func (a *Admissions) Adjust(ctx context.Context, how Adjustment, r *Request, atUS int64) error {
+	keys := make([]string, 0, 1+3*len(r.Takes))
+	keys = append(keys, keyspace.Mark(r.Workspace, r.Reservation))
+	for i := range r.Takes {
+		keys = r.Takes[i].appendKeys(keys)
+	}
+	_, err := a.store.Eval(ctx, a.adjust, keys, func(Times) []any {
+		args := make([]any, 0, 1+7*len(r.Takes))
+		args = append(args, string(how))
+		for i := range r.Takes {
+			args = r.Takes[i].appendArgs(args, atUS)
+		}
+		return args
+	})
+	if err != nil {
+		return fmt.Errorf("adjusting (%s): %w", how, err)
+	}
+	return nil
+}
+
+// status is the first number of an answer, −1 where there is none.
+func status(r *Reply) int64 {
+	if len(r.Values) == 0 {
+		return -1
+	}
+	return number(r.Values[0])
+}
+
+// text is a value that is a string, empty where it is none.
+func text(r *Reply, i int) string {
+	if i >= len(r.Values) {
+		return ""
+	}
+	s, _ := r.Values[i].(string)
+	return s
+}
+
+// number is a value that is an integer, −1 where it is none.
+func number(v any) int64 {
+	if n, ok := v.(int64); ok {
+		return n
+	}
+	return -1
+}

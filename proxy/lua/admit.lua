@@ -1,0 +1,141 @@
+-- Decides one request: takes from all of its limits, or from none.
+-- KEYS[1]  state of the workspace, a hash: life (names the life of this state), pv (largest policy version seen), day (of the last renewal)
+-- KEYS[2]  mark of the reservation: "a" once it has consumed, "x" once it never may
+-- KEYS[3]  set of the workspace's revoked keys
+-- KEYS[4…] the limits' keys, see limits() in buckets.lua
+-- ARGV[1]  identity of the server that the caller knows, ARGV[2] the life that it knows; empty: none yet
+-- ARGV[3]  policy version of the caller
+-- ARGV[4]  what the caller takes for the time here, in µs; 0: it does not know
+-- ARGV[5]  the time here, in µs, from which on nobody waits for the answer; 0: none
+-- ARGV[6]  id of the API key
+-- ARGV[7…] the limits, see limits()
+-- returns  {1, now, identity, life, and for each limit: used, remaining, reset µs, delay µs}   admitted; identity and life are empty where they are as known
+--          {0, now, identity, life, and for each limit: used, remaining, reset µs, retry µs}   denied: retry is not 0 where a limit stands in the way
+--          {2, now} it has consumed before   {3, now} it was cancelled   {4, now} the key is revoked   {5, now} too late
+--          {6, now} the clock is not what the caller takes it for   {7, now, identity, life} another state than the caller's
+--          {8, now, version} the caller's policy is old
+-- invariant: any answer but 1 has consumed nothing; 1 is given once for a reservation; per limit, what is admitted between two instants of this clock is at most
+--          what its algorithm allows (buckets), however many proxies ask.
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local estimate, deadline = tonumber(ARGV[4]), tonumber(ARGV[5])
+if estimate > 0 and (now - estimate > BACK or estimate - now > BACK) then
+  return { 6, now }
+end
+if deadline > 0 and now > deadline then
+  return { 5, now }
+end
+
+-- The identity is read here, as a check at dial would miss a node that was demoted and promoted again. Where a store has none, its life names it.
+local identity, info = '', redis.pcall('INFO', 'replication')
+if type(info) == 'string' then
+  if ARGV[1] ~= '' and string.find(info, 'master_replid:' .. ARGV[1], 1, true) then
+    identity = ARGV[1]
+  else
+    identity = match(info, 'master_replid:(%x+)') or ''
+  end
+end
+local state = redis.call('HMGET', KEYS[1], 'life', 'pv', 'day')
+local life, version, mine = state[1] or '', tonumber(state[2] or 0), tonumber(ARGV[3])
+if (ARGV[1] ~= '' and identity ~= ARGV[1]) or (ARGV[2] ~= '' and life ~= ARGV[2]) then
+  return { 7, now, identity, life }
+end
+if mine < version then
+  return { 8, now, version }
+end
+if redis.call('SISMEMBER', KEYS[3], ARGV[6]) == 1 then
+  return { 4, now }
+end
+
+local all = limits(6, 3)
+local names = { KEYS[2] }
+for i = 1, #all do
+  names[i + 1] = all[i].key
+end
+local values = redis.call('MGET', unpack(names))
+if values[1] then
+  return { values[1] == 'x' and 3 or 2, now }
+end
+
+local day = format('%.0f', floor(now / 86400000000))
+if life == '' or mine > version or state[3] ~= day then
+  if life == '' then
+    life = format('%.0f', now)
+  end
+  redis.call('HSET', KEYS[1], 'life', life, 'pv', format('%.0f', max(mine, version)), 'day', day)
+  redis.call('PEXPIRE', KEYS[1], 34560000000)
+end
+
+local reply = { 1, now, ARGV[1] == '' and identity or '', ARGV[2] == '' and life or '' }
+for i = 1, #all do
+  local l, v = all[i], values[i + 1] or nil
+  local wait = 0
+  if l.kind == 'b' then
+    l.n, l.now = level(l, v, now)
+    if l.amount > 0 and l.n + l.amount * l.unit > l.limit * l.unit then
+      wait = max(1, ceil((l.n + l.amount * l.unit - l.limit * l.unit) / l.drain) + l.now - now)
+    end
+  elseif l.kind == 'l' then
+    l.n, l.now = level(l, v, now)
+    l.most = min(l.limit * l.unit, l.delay * l.drain)
+    if l.amount > 0 and l.n > l.most then
+      wait = max(1, ceil((l.n - l.most) / l.drain) + l.now - now)
+    end
+  elseif l.kind == 'f' then
+    l.n, l.start, l.now = count(l, v, now)
+    if l.amount > 0 and l.n + l.amount > l.limit then
+      wait = max(1, l.start + l.window - now)
+    end
+  else
+    l.n, l.last, l.now = total(l, v, now)
+    if l.amount > 0 and l.n + l.amount > l.limit then
+      wait = max(1, frees(l, l.n + l.amount - l.limit, l.now) + l.now - now)
+    end
+  end
+  l.wait = wait
+  if wait > 0 then
+    reply[1] = 0
+  end
+end
+
+local admitted = reply[1] == 1
+if admitted then
+  redis.call('SET', KEYS[2], 'a', 'PX', 15000)
+end
+for i = 1, #all do
+  local l = all[i]
+  local r = 4 * i
+  if l.kind == 'b' or l.kind == 'l' then
+    local delay = 0
+    if admitted and l.amount > 0 then
+      if l.kind == 'l' then
+        delay = ceil(l.n / l.drain)
+      end
+      l.n = l.n + l.amount * l.unit
+      storeLevel(l, l.n, l.now)
+    end
+    reply[r + 1] = ceil(l.n / l.unit)
+    if l.kind == 'b' then
+      reply[r + 2] = max(0, floor((l.limit * l.unit - l.n) / l.unit))
+    else
+      reply[r + 2] = l.n > l.most and 0 or floor((l.most - l.n) / l.unit) + 1
+    end
+    reply[r + 3] = max(0, ceil(l.n / l.drain))
+    reply[r + 4] = admitted and delay or l.wait
+  elseif l.kind == 'f' then
+    if admitted and l.amount > 0 then
+      l.n = l.n + l.amount
+      storeCount(l, l.n, l.start, l.now)
+    end
+    reply[r + 1], reply[r + 2] = l.n, max(0, l.limit - l.n)
+    reply[r + 3], reply[r + 4] = l.start + l.window - l.now, l.wait
+  else
+    if admitted and l.amount > 0 then
+      l.last = storeTotal(l, l.n, l.last, l.now, l.amount)
+      l.n = l.n + l.amount
+    end
+    reply[r + 1], reply[r + 2] = l.n, max(0, l.limit - l.n)
+    reply[r + 3], reply[r + 4] = l.n > 0 and max(0, l.last + l.window - l.now) or 0, l.wait
+  end
+end
+return reply

@@ -1,0 +1,254 @@
+// Package ratelimit decides by the limits of its workspace whether a request may go on. One call to Redis takes from all of them or from
+// none; what a request did not use is given back at its end. Each limit says what happens while Redis is away.
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rateguard/rateguard/proxy/call"
+	"github.com/rateguard/rateguard/proxy/lua"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/keyspace"
+)
+
+// Store decides requests; *lua.Admissions is the one.
+type Store interface {
+	Admit(ctx context.Context, r *lua.Request) (lua.Decision, error)
+	Adjust(ctx context.Context, how lua.Adjustment, r *lua.Request, atUS int64) error
+}
+
+// Policies is the configuration that a request may find to be old.
+type Policies interface {
+	// Refresh returns the newest policy of the workspace that can be had now, nil when that is the one at hand.
+	Refresh(ctx context.Context, workspace string) (*call.Workspace, error)
+	// Revoke makes the key revoked for every request from now on.
+	Revoke(key string)
+}
+
+// RateLimit is the step; make it with New.
+type RateLimit struct {
+	next     call.Handler
+	store    Store
+	policies Policies
+	log      *slog.Logger
+	metrics  metrics
+	amends   *Amends
+	local    *shares
+	compiled sync.Map // workspace id → *rules
+}
+
+// Options are what the step needs.
+type Options struct {
+	Store    Store
+	Policies Policies
+	// Amends are made later, when the store is back.
+	Amends *Amends
+	// Proxies returns how many proxies were last known to share the limits, at least 1.
+	Proxies func() int
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// New returns the step in front of next.
+func New(o Options, next call.Handler) *RateLimit {
+	return &RateLimit{
+		next: next, store: o.Store, policies: o.Policies, log: o.Log, metrics: newMetrics(o.Metrics),
+		amends: o.Amends, local: newShares(o.Proxies),
+	}
+}
+
+// attempts is how often a request is decided anew because its policy was old.
+const attempts = 3
+
+// Serve takes from the limits of the call. It refuses with rate_limit_exceeded, invalid_request (what can never fit),
+// api_key_revoked and store_unavailable.
+func (s *RateLimit) Serve(c *call.Call) error {
+	if len(c.Workspace.Document.GetLimits()) == 0 {
+		return s.next.Serve(c)
+	}
+	g := grants.Get().(*grant) //nolint:forcetypeassert,errcheck // the pool holds nothing else
+	defer func() {
+		if c.Grant == nil || c.Ended { // else its end is still to come
+			c.Grant = nil
+			g.free()
+		}
+	}()
+	held, err := s.decide(c, g)
+	if err != nil {
+		return err
+	}
+	c.WriteLimitHeaders(c.Writer.Header())
+	if held > 0 {
+		if err := wait(c, held); err != nil {
+			return err
+		}
+	}
+	return s.next.Serve(c)
+}
+
+// decide takes from the limits; held is how long a leaky bucket keeps the request.
+func (s *RateLimit) decide(c *call.Call, g *grant) (held time.Duration, err error) {
+	for range attempts {
+		g.reset(s, c)
+		if err := s.collect(c, g); err != nil {
+			return 0, err
+		}
+		if len(g.rules) == 0 {
+			return 0, nil
+		}
+		decision, err := s.store.Admit(c.Request.Context(), &g.request)
+		switch {
+		case err == nil:
+			return s.decided(c, g, &decision)
+		case errors.Is(err, lua.ErrRevoked):
+			s.policies.Revoke(c.Key.ID)
+			return 0, call.Fail(call.APIKeyRevoked, err)
+		case errors.Is(err, lua.ErrOldPolicy):
+			w, refreshErr := s.policies.Refresh(c.Request.Context(), c.Workspace.ID)
+			if refreshErr != nil || w == nil {
+				return s.without(c, g, errors.Join(err, refreshErr))
+			}
+			c.Workspace = w // emit and quote behind read it
+		default:
+			return s.without(c, g, err)
+		}
+	}
+	return s.without(c, g, lua.ErrOldPolicy)
+}
+
+// collect finds the limits that are for the call and what it takes from each.
+func (s *RateLimit) collect(c *call.Call, g *grant) error {
+	r := s.rules(c.Workspace)
+	g.request = lua.Request{
+		Workspace: c.Workspace.ID, Reservation: call.ReservationID(c), Key: c.Key.ID, PolicyVersion: c.Workspace.Version, Takes: g.request.Takes[:0],
+	}
+	for i := range r.list {
+		l := &r.list[i]
+		subject, ok := l.applies(c)
+		if !ok {
+			continue
+		}
+		amount, declared := r.amount(l, c)
+		if amount > l.most {
+			return neverFits(l, amount, declared)
+		}
+		bucket := l.bucket
+		if !l.one {
+			bucket = keyspace.Bucket(c.Workspace.ID, l.id, subject)
+		}
+		g.rules = append(g.rules, taken{rule: l, subject: subject})
+		g.request.Takes = append(g.request.Takes, lua.Take{Limit: &l.script, Bucket: bucket, Amount: amount})
+	}
+	return nil
+}
+
+// rules returns the prepared limits of a policy.
+func (s *RateLimit) rules(w *call.Workspace) *rules {
+	if v, ok := s.compiled.Load(w.ID); ok {
+		if r := v.(*rules); r.workspace == w { //nolint:forcetypeassert,errcheck // the map holds nothing else
+			return r
+		}
+	}
+	r, bad := newRules(w)
+	for _, problem := range bad {
+		s.log.Error("limit is ignored", slog.String("workspace", w.ID), slog.String("limit", problem))
+	}
+	s.compiled.Store(w.ID, r)
+	return r
+}
+
+// decided notes what the limits said.
+func (s *RateLimit) decided(c *call.Call, g *grant, d *lua.Decision) (time.Duration, error) {
+	offset := d.Received.UnixMicro() - d.NowUS
+	c.Checks = make([]*rateguardv1.Check, len(g.rules))
+	checks := make([]rateguardv1.Check, len(g.rules))
+	for i := range g.rules {
+		fill(&checks[i], &g.rules[i], &g.request.Takes[i], d, i)
+		checks[i].DecidedBy, checks[i].ClockOffsetUs = decidedByRedis, offset
+		c.Checks[i] = &checks[i]
+	}
+	setHeaders(c)
+	if !d.Admitted {
+		s.metrics.denied.Inc()
+		return 0, exceeded(c)
+	}
+	s.metrics.admitted.Inc()
+	g.atUS = d.NowUS
+	c.Grant = g
+	return d.Wait(), nil
+}
+
+// Who decided, as checks say it.
+const (
+	decidedByRedis = "redis"
+	decidedLocally = "local"
+)
+
+func fill(k *rateguardv1.Check, t *taken, take *lua.Take, d *lua.Decision, i int) {
+	p, seen := t.rule.policy, &d.Seen[i]
+	k.Id, k.Scope, k.Kind, k.Unit, k.Algorithm = p.GetId(), p.GetScope(), "limit", p.GetUnit(), p.GetAlgorithm()
+	k.Limit, k.WindowUs, k.Burst, k.Subject = p.GetLimit(), p.GetWindowUs(), p.GetBurst(), t.subject
+	k.Used, k.Remaining, k.ResetAfterUs, k.Cost = seen.Used, min(seen.Remaining, p.GetLimit()), seen.ResetUS, take.Amount
+	k.DecidedAtUnixUs = d.NowUS
+	switch {
+	case d.Admitted:
+		k.DelayUs = seen.WaitUS
+	case seen.WaitUS > 0:
+		k.Denied, k.RetryAfterUs = true, seen.WaitUS
+	}
+}
+
+// exceeded is the refusal by the limit that stands in the way the longest.
+func exceeded(c *call.Call) error {
+	var worst *rateguardv1.Check
+	for _, k := range c.Checks {
+		if k.GetDenied() && (worst == nil || k.GetRetryAfterUs() > worst.GetRetryAfterUs()) {
+			worst = k
+		}
+	}
+	if worst == nil {
+		return errors.New("denied by no limit")
+	}
+	return &call.Error{
+		Code: call.RateLimitExceeded, RetryAfter: time.Duration(worst.GetRetryAfterUs()) * time.Microsecond,
+		Message: fmt.Sprintf("Rate limit %q (%s%s) is exceeded: %d of %d %s in %s are used, and this request takes %d.",
+			worst.GetId(), worst.GetScope(), ofSubject(worst), worst.GetUsed(), worst.GetLimit(), worst.GetUnit(),
+			time.Duration(worst.GetWindowUs())*time.Microsecond, worst.GetCost()),
+	}
+}
+
+func ofSubject(k *rateguardv1.Check) string {
+	if s := k.GetSubject(); s != "" && len(s) <= 100 {
+		return " " + s
+	}
+	return ""
+}
+
+// neverFits refuses what no waiting would admit.
+func neverFits(l *rule, amount int64, declared bool) error {
+	e := &call.Error{Code: call.InvalidRequest, Message: fmt.Sprintf(
+		"This request takes %d %s of rate limit %q, which never has more than %d.", amount, l.unit, l.id, l.most)}
+	if l.tokens && declared {
+		e.Message += " Lower the maximum of output tokens or shorten the input."
+	}
+	return e
+}
+
+// wait holds a request until a leaky bucket lets it out.
+func wait(c *call.Call, held time.Duration) error {
+	t := time.NewTimer(held)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-c.Request.Context().Done():
+		return &call.Error{Code: call.UpstreamUnreachable, Status: call.StatusClientGone, Cause: c.Request.Context().Err()}
+	}
+}
