@@ -60,6 +60,7 @@ func (s *System) newRoles(ctx context.Context) ([]named, error) {
 	c, r := s.cfg, s.cfg.Roles
 	r.Control.Listener, r.Control.AdminToken, r.Control.SecretKey = c.Listeners.Admin, c.AdminToken, c.SecretKey
 	r.Control.PostgresURL, r.Control.ClickHouseURL, r.Control.Kafka = c.PostgresURL, c.ClickHouseURL, c.Kafka
+	r.Control.RedisURL = c.RedisURL
 	admin, err := control.New(ctx, r.Control, logOf("control"), s.registry)
 	if err := add("control", stageConsumers, admin, err); err != nil {
 		return nil, err

@@ -27,11 +27,14 @@ type change struct {
 	ws     workspace
 	// now is the time of the change, in whole microseconds as both Postgres and the events keep it.
 	now time.Time
+	// rows are what the change has put into the outbox.
+	rows []outboxRow
 }
 
 // change runs do under the lock of a workspace. A workspace that is gone is a 404.
 func (s *Server) change(ctx context.Context, ws string, do func(context.Context, *change) error) error {
-	return s.transact(ctx, func(tx pgx.Tx) error {
+	var c *change
+	err := s.transact(ctx, func(tx pgx.Tx) error {
 		w, err := readWorkspace(ctx, tx, ws, "FOR UPDATE")
 		if err != nil {
 			return err
@@ -39,8 +42,13 @@ func (s *Server) change(ctx context.Context, ws string, do func(context.Context,
 		if w.DeletedAt != nil {
 			return problem.Missing("workspace", ws)
 		}
-		return do(ctx, &change{tx: tx, server: s, ws: w, now: s.now()})
+		c = &change{tx: tx, server: s, ws: w, now: s.now()}
+		return do(ctx, c)
 	})
+	if err == nil {
+		s.toRedis(c.rows)
+	}
+	return err
 }
 
 // transact runs do in a transaction.
@@ -69,7 +77,9 @@ func (c *change) publish(ctx context.Context, topic topics.Topic, key string, ev
 	if len(value) > maxEvent {
 		return problem.New(422, problem.InvalidRequest, "the configuration of a workspace must stay below %d bytes; this change makes it %d", maxEvent, len(value))
 	}
-	return enqueue(ctx, c.tx, outboxRow{topic: topic.Name, key: key, value: value})
+	row := outboxRow{topic: topic.Name, key: key, value: value}
+	c.rows = append(c.rows, row)
+	return enqueue(ctx, c.tx, row)
 }
 
 // maxEvent is the largest event in bytes that control publishes; brokers take 1 MiB with the headers.

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/rateguard/rateguard/projections/control/mirror"
 	"github.com/rateguard/rateguard/schemas/secret"
 	"github.com/rateguard/rateguard/topics/broker"
 )
@@ -26,6 +27,8 @@ type Config struct {
 	PostgresURL string
 	// ClickHouseURL is the analytics store, a DSN of clickhouse-go.
 	ClickHouseURL string
+	// RedisURL is where proxies find new policies and revocations before Kafka has them, redis://…; empty: off.
+	RedisURL string
 	// Kafka says how to reach the brokers.
 	Kafka broker.Config
 
@@ -52,6 +55,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.StringVar(&c.SecretKey, "secret-key", c.SecretKey, "32 bytes in hex or base64 that seal upstream credentials")
 	fs.StringVar(&c.PostgresURL, "postgres-url", c.PostgresURL, "PostgreSQL, postgres://…")
 	fs.StringVar(&c.ClickHouseURL, "clickhouse-url", c.ClickHouseURL, "ClickHouse, http://user:password@host:port/database or clickhouse://…")
+	fs.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "Redis of limits and budgets, redis://…; empty: proxies hear of revocations by Kafka alone")
 	fs.DurationVar(&c.TickInterval, "tick-interval", c.TickInterval, "time between two ticks for the folds")
 	fs.DurationVar(&c.ReconcileInterval, "reconcile-interval", c.ReconcileInterval, "time between two comparisons of topics and PostgreSQL")
 	c.Kafka.Register(fs)
@@ -90,6 +94,11 @@ func (c Config) Validate() error {
 	}
 	if c.ClickHouseURL == "" {
 		errs = append(errs, errors.New("clickhouse-url: required"))
+	}
+	if c.RedisURL != "" {
+		if err := mirror.CheckURL(c.RedisURL); err != nil {
+			errs = append(errs, fmt.Errorf("redis-url: %w", err))
+		}
 	}
 	if c.TickInterval < 0 {
 		errs = append(errs, errors.New("tick-interval: must be positive"))

@@ -2,6 +2,9 @@ package control
 
 import (
 	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
 
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 )
@@ -53,4 +56,31 @@ func newPolicy(w workspace, c contents) *rateguardv1.WorkspacePolicy {
 		p.Limits = append(p.Limits, l.document())
 	}
 	return p
+}
+
+// readAllPolicies builds the documents of all workspaces, deleted ones too, from one snapshot.
+func (s *Server) readAllPolicies(ctx context.Context) ([]*rateguardv1.WorkspacePolicy, error) {
+	var all []*rateguardv1.WorkspacePolicy
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, "SELECT "+workspaceColumns+" FROM control.workspaces")
+		if err != nil {
+			return err
+		}
+		workspaces, err := pgx.CollectRows(rows, scanWorkspace)
+		if err != nil {
+			return err
+		}
+		of, err := readAllContents(ctx, tx)
+		if err != nil {
+			return err
+		}
+		for _, w := range workspaces {
+			all = append(all, newPolicy(w, of(w.ID)))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading all policies: %w", err)
+	}
+	return all, nil
 }

@@ -220,32 +220,17 @@ func countUnknown(docs, known map[string]document) int {
 	return n
 }
 
-// currentPolicies returns what the topic should show of every workspace, by a few queries for all of them.
+// currentPolicies returns what the topic should show of every workspace.
 func (r *relay) currentPolicies(ctx context.Context) (map[string]document, error) {
-	all := map[string]document{}
-	err := pgx.BeginTxFunc(ctx, r.server.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, "SELECT "+workspaceColumns+" FROM control.workspaces")
-		if err != nil {
-			return err
-		}
-		workspaces, err := pgx.CollectRows(rows, scanWorkspace)
-		if err != nil {
-			return err
-		}
-		of, err := readAllContents(ctx, tx)
-		if err != nil {
-			return err
-		}
-		for _, w := range workspaces {
-			policy := newPolicy(w, of(w.ID))
-			if all[w.ID], err = newDocument(policy.GetVersion(), policy); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	policies, err := r.server.readAllPolicies(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("reading all policies: %w", err)
+		return nil, err
+	}
+	all := make(map[string]document, len(policies))
+	for _, p := range policies {
+		if all[p.GetWorkspaceId()], err = newDocument(p.GetVersion(), p); err != nil {
+			return nil, err
+		}
 	}
 	return all, nil
 }

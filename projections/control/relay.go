@@ -164,6 +164,7 @@ func (r *relay) publishBatch(ctx context.Context, conn *pgx.Conn, client *kgo.Cl
 	if err != nil || len(rows) == 0 {
 		return false, err
 	}
+	r.server.toRedis(rows) // another process may have committed them and died
 	errs, err := produce(ctx, client, rows)
 	if err != nil {
 		return false, err

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/rateguard/rateguard/projections/control/mirror"
 	"github.com/rateguard/rateguard/projections/postgres"
 	"github.com/rateguard/rateguard/projections/query"
 	"github.com/rateguard/rateguard/schemas/secret"
@@ -42,6 +43,7 @@ type Server struct {
 	metrics    *metrics
 	pool       *pgxpool.Pool
 	query      *query.Service
+	mirror     *mirror.Mirror // nil: off
 	adminSum   [sha256.Size]byte
 	secretKey  [secret.KeySize]byte
 	producerID string
@@ -81,6 +83,11 @@ func New(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Regis
 		adminSum: sha256.Sum256([]byte(cfg.AdminToken)), secretKey: sealing, producerID: producer.String(), listener: cfg.Listener,
 	}
 	s.handler = s.newHandler()
+	if cfg.RedisURL != "" {
+		if s.mirror, err = mirror.New(mirror.Config{URL: cfg.RedisURL, Load: s.mirrored, Log: log, Metrics: reg}); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
 	if s.listener == nil {
 		var lc net.ListenConfig
 		if s.listener, err = lc.Listen(ctx, "tcp", cfg.AdminAddr); err != nil {
@@ -100,6 +107,9 @@ func (s *Server) Addr() string { return s.listener.Addr().String() }
 func (s *Server) Close() error {
 	s.pool.Close()
 	err := s.query.Close()
+	if s.mirror != nil {
+		err = errors.Join(err, s.mirror.Close())
+	}
 	if s.listener != nil {
 		if cerr := s.listener.Close(); !errors.Is(cerr, net.ErrClosed) {
 			err = errors.Join(err, cerr)
@@ -134,6 +144,9 @@ func (s *Server) Run(ctx context.Context) error {
 		(&relay{server: s}).run(gctx)
 		return nil
 	})
+	if s.mirror != nil {
+		g.Go(func() error { return s.mirror.Run(gctx) })
+	}
 	err := g.Wait()
 	return errors.Join(err, s.Close())
 }

@@ -103,12 +103,13 @@ func (s *Server) createWorkspace(ctx context.Context, c *call) (answer, error) {
 	}
 	now := s.now()
 	w := workspace{ID: id, Name: name, Version: 1, PolicyVersion: 1, CreatedAt: now, UpdatedAt: now}
+	ch := &change{server: s, ws: w, now: now}
 	err = s.transact(ctx, func(tx pgx.Tx) error {
+		ch.tx = tx
 		const insert = `INSERT INTO control.workspaces (id, name, policy_version, version, created_at, updated_at) VALUES ($1, $2, 1, 1, $3, $3)`
 		if _, err := tx.Exec(ctx, insert, w.ID, w.Name, now); err != nil {
 			return fmt.Errorf("inserting a workspace: %w", err)
 		}
-		ch := &change{tx: tx, server: s, ws: w, now: now}
 		if err := ch.publishPolicy(ctx); err != nil {
 			return err
 		}
@@ -117,6 +118,7 @@ func (s *Server) createWorkspace(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	s.toRedis(ch.rows)
 	return answer{status: http.StatusCreated, body: w, version: w.Version, location: "/v1/workspaces/" + id}, nil
 }
 

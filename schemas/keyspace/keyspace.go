@@ -38,15 +38,21 @@ const (
 	PolicyDocument = "d"
 )
 
-// Policy is a hash: the workspace's published policy as the topic of policies holds it, and its version. Control writes it, before the
-// topic has it; a proxy whose policy is older than another's reads it there.
+// Policy is a hash of the workspace's newest policy: its version in decimal, and the value of its record in the topic of
+// policies (an encoded event). Control writes it when a change is committed, before the topic has it, and only over a smaller
+// version; a proxy whose policy is older than another's reads both with one HMGET.
 func Policy(workspace string) string { return prefix(workspace) + "policy" }
 
 // Revoked is a set of the ids of the workspace's revoked keys. Control adds to it and nobody takes away.
 func Revoked(workspace string) string { return prefix(workspace) + "revoked" }
 
-// RevokedKeys is a sorted set of the ids of all revoked keys, for proxies that poll: the score is when, in µs of control's clock.
+// RevokedKeys is a sorted set of the ids of all revoked keys, for proxies that poll: the score is when control first wrote the
+// flag, in µs of its clock, which is later than the revocation where Redis was away. A poll looks back further than clocks differ.
 const RevokedKeys = "rg:revoked"
+
+// Mirrored is a random string that control sets where it is missing. Another one, or none, says that Redis has lost its state
+// since control last wrote all policies and revocations.
+const Mirrored = "rg:mirrored"
 
 // Bucket is what one limit counts for one subject.
 func Bucket(workspace, limit, subject string) string {

@@ -24,7 +24,7 @@ var Clients = []Client{
 	{Prefix: "github.com/jackc/pgx", Places: []string{"projections", "deploy/standalone", "tests"}, Why: "only projections own databases"},
 	{Prefix: "github.com/ClickHouse/", Places: []string{"projections", "deploy/standalone", "tests"}, Why: "only projections own databases"},
 	{Prefix: "database/sql", Places: []string{"projections", "deploy/standalone", "tests"}, Why: "only projections own databases"},
-	{Prefix: "github.com/redis/go-redis", Places: []string{"proxy/lua", "proxy/rebuild", "proxy/internal/redistest", "deploy/standalone", "tests"}, Why: "on the request path only proxy/lua talks to Redis; rebuild hands its client on"},
+	{Prefix: "github.com/redis/go-redis", Places: []string{"proxy/lua", "proxy/rebuild", "proxy/internal/redistest", "projections/control", "deploy/standalone", "tests"}, Why: "on the request path only proxy/lua talks to Redis; rebuild hands its client on; control brings revocations and policies"},
 	{Prefix: "github.com/spf13/cobra", Places: []string{"deploy/cli"}, Why: "roles take flags, only the operator's command line has commands"},
 }
 

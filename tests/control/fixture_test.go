@@ -317,6 +317,7 @@ type record struct {
 	topic, key string
 	partition  int32
 	event      *rateguardv1.Event
+	value      []byte
 }
 
 func follow(t *testing.T, kafka string, names ...string) *log {
@@ -340,7 +341,7 @@ func (l *log) until(what string, ok func([]record) bool) []record {
 			l.t.Fatalf("waiting for %s: %d records came", what, len(l.all))
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
-			rec := record{topic: r.Topic, key: string(r.Key), partition: r.Partition}
+			rec := record{topic: r.Topic, key: string(r.Key), partition: r.Partition, value: r.Value}
 			if len(r.Value) > 0 {
 				e, err := envelope.Decode(r.Value)
 				if err != nil {
