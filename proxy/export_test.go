@@ -1,12 +1,14 @@
 package proxy
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rateguard/rateguard/proxy/call"
 	"github.com/rateguard/rateguard/proxy/emit"
 	"github.com/rateguard/rateguard/proxy/forward"
 	"github.com/rateguard/rateguard/proxy/forward/upstream"
@@ -30,8 +32,8 @@ type HandlerConfig struct {
 	Store *lua.Store
 }
 
-// NewHandler returns the request path alone, and what makes the changes of limits that waited for the store.
-func NewHandler(c HandlerConfig) (http.Handler, *ratelimit.Amends) {
+// NewHandler returns the request path alone, and what its limits do beside it.
+func NewHandler(c HandlerConfig) (h http.Handler, background []func(context.Context) error) {
 	reg := prometheus.NewRegistry()
 	client := upstream.New(upstream.Config{})
 	s := &Server{log: c.Slog, errors: newErrorCounter(reg)}
@@ -40,6 +42,10 @@ func NewHandler(c HandlerConfig) (http.Handler, *ratelimit.Amends) {
 		admissions := lua.NewAdmissions(c.Store, reg)
 		limits.Store, limits.Policies = admissions, &policies{view: c.View, store: c.Store}
 		limits.Amends = ratelimit.NewAmends(admissions, c.Slog, reg)
+		limits.Leases = ratelimit.NewLeases(ratelimit.LeaseConfig{
+			Holder: call.NewID(time.Now()), Store: admissions, Log: c.Slog, Metrics: reg,
+		})
+		background = append(background, limits.Amends.Run, limits.Leases.Run)
 	}
 	s.chain = newChain(parts{
 		view: c.View, events: emit.New(c.Log, c.Slog, reg), client: client, slog: c.Slog, metrics: reg,
@@ -47,5 +53,5 @@ func NewHandler(c HandlerConfig) (http.Handler, *ratelimit.Amends) {
 		limits:  limits,
 		forward: forward.Config{Drain: c.Drain, MaxBuffered: c.Buffer, MaxResponse: c.MaxResponse},
 	})
-	return http.HandlerFunc(s.serve), limits.Amends
+	return http.HandlerFunc(s.serve), background
 }

@@ -222,9 +222,9 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	if c.redis != "" {
 		cfg.Store = openStore(t, c.redis)
 	}
-	handler, amends := proxy.NewHandler(cfg)
-	if amends != nil {
-		background(t, amends.Run)
+	handler, beside := proxy.NewHandler(cfg)
+	for _, run := range beside {
+		background(t, run)
 	}
 	r.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		defer context.AfterFunc(req.Context(), func() {

@@ -39,6 +39,7 @@ type Server struct {
 	spool    *spool.Spool
 	store    *lua.Store
 	amends   *ratelimit.Amends
+	leases   *ratelimit.Leases
 	rebuild  *rebuild.Rebuilder
 	view     *policy.View
 	follower *policy.Follower
@@ -90,6 +91,7 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 	}
 	admissions := lua.NewAdmissions(store, reg)
 	s.amends = ratelimit.NewAmends(admissions, s.log, reg)
+	s.leases = ratelimit.NewLeases(ratelimit.LeaseConfig{Holder: s.spool.ProducerID(), Store: admissions, Log: s.log, Metrics: reg})
 	view := policy.NewView(key, s.log)
 	s.view = view
 	s.follower = policy.NewFollower(view, s.cfg.Kafka, filepath.Join(s.cfg.DataDir, "config-snapshot"), s.log, reg)
@@ -100,7 +102,8 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 		intake:  intake.Config{MaxBody: s.cfg.MaxBody, CountryHeader: s.cfg.CountryHeader, ClientIPHeader: s.cfg.ClientIPHeader},
 		forward: forward.Config{Drain: s.cfg.Drain, MaxResponse: s.cfg.MaxResponse},
 		limits: ratelimit.Options{
-			Store: admissions, Policies: &policies{view: view, store: s.store}, Amends: s.amends, Proxies: s.rebuild.Living, Log: s.log, Metrics: reg,
+			Store: admissions, Policies: &policies{view: view, store: s.store}, Amends: s.amends, Leases: s.leases,
+			Proxies: s.rebuild.Living, Log: s.log, Metrics: reg,
 		},
 	})
 	return nil
@@ -148,6 +151,7 @@ func (s *Server) Run(ctx context.Context) error {
 	ship.Go(func() error { return s.spool.Run(shipping) })
 	beat.Go(func() error { return s.rebuild.Run(beating) })
 	beat.Go(func() error { return s.amends.Run(beating) })
+	beat.Go(func() error { return s.leases.Run(beating) })
 	count.Go(func() { s.events.Run(counting) })
 	front.Go(func() error { return s.follower.Run(ctx) })
 	front.Go(func() error { return s.sweep(ctx) })

@@ -92,6 +92,7 @@ type Limit struct {
 	Mode           string     `json:"mode"`
 	OnStoreFailure string     `json:"on_store_failure"`
 	MaxDelay       string     `json:"max_delay,omitempty"`
+	LeasePercent   int        `json:"lease_percent,omitempty"`
 	Version        int64      `json:"version,omitempty"`
 }
 
@@ -107,6 +108,7 @@ type PutLimit struct {
 	Mode           string      `json:"mode,omitempty"`
 	OnStoreFailure string      `json:"on_store_failure,omitempty"`
 	MaxDelay       string      `json:"max_delay,omitempty"`
+	LeasePercent   int         `json:"lease_percent,omitempty"`
 }
 
 func in(workspace string, more ...string) string {

@@ -287,6 +287,10 @@ func TestLimitFlagsAreSent(t *testing.T) {
 			`{"scope":"key","match":{"route":"openai","model":"gpt-4*","key":"key_1"},"unit":"requests","algorithm":"leaky_bucket","limit":600,` +
 				`"window":"1m0s","burst":20,"mode":"strict","on_store_failure":"closed","max_delay":"500ms"}`,
 		},
+		{
+			"put rpm --limit 5 --window 1m --mode leased --lease-percent 10", "PUT /v1/workspaces/ws_1/limits/rpm",
+			`{"limit":5,"window":"1m0s","mode":"leased","lease_percent":10}`,
+		},
 		{"put rpm --limit 5 --window 1m", "PUT /v1/workspaces/ws_1/limits/rpm", `{"limit":5,"window":"1m0s"}`},
 		{"delete rpm", "DELETE /v1/workspaces/ws_1/limits/rpm", ""},
 	} {

@@ -25,7 +25,12 @@ var limitColumns = []column[adminclient.Limit]{
 		return strconv.FormatInt(l.Burst, 10)
 	}},
 	{"max delay", func(l adminclient.Limit) string { return l.MaxDelay }},
-	{"mode", func(l adminclient.Limit) string { return l.Mode }},
+	{"mode", func(l adminclient.Limit) string {
+		if l.LeasePercent == 0 {
+			return l.Mode
+		}
+		return fmt.Sprintf("%s %d %%", l.Mode, l.LeasePercent)
+	}},
 	{"store fails", func(l adminclient.Limit) string { return l.OnStoreFailure }},
 }
 
@@ -58,6 +63,8 @@ func (a *app) putLimit() *cobra.Command {
 			return usagef("--window is required and positive")
 		case l.Burst < 0:
 			return usagef("--burst %d is negative", l.Burst)
+		case l.LeasePercent < 0:
+			return usagef("--lease-percent %d is negative", l.LeasePercent)
 		case maxDelay < 0:
 			return usagef("--max-delay %s is negative", maxDelay)
 		}
@@ -89,6 +96,7 @@ func (a *app) putLimit() *cobra.Command {
 	f.DurationVar(&window, "window", 0, "how long a window is")
 	f.Int64Var(&l.Burst, "burst", 0, "size of a bucket (default the limit)")
 	f.StringVar(&l.Mode, "mode", "", "strict or leased (default strict)")
+	f.IntVar(&l.LeasePercent, "lease-percent", 0, "how much of a leased limit's burst proxies may hold unspent (default 5)")
 	f.StringVar(&l.OnStoreFailure, "on-store-failure", "", "open or closed, while Redis does not answer (default open)")
 	f.DurationVar(&maxDelay, "max-delay", 0, "how long a leaky bucket may hold a request (default 1s)")
 	return cmd

@@ -25,6 +25,7 @@ type rateLimit struct {
 	Mode           string     `json:"mode"`
 	OnStoreFailure string     `json:"on_store_failure"`
 	MaxDelay       string     `json:"max_delay,omitempty"`
+	LeasePercent   int32      `json:"lease_percent,omitempty"`
 	stamps
 
 	windowUS, maxDelayUS int64
@@ -40,12 +41,13 @@ type limitMatch struct {
 var limits = resource[rateLimit]{
 	name: "limit", scope: "limits", most: maxLimits,
 	columns: append([]string{
-		"id", "scope", "match_route", "match_model", "match_key", "unit", "algorithm", "amount", "window_us", "burst", "mode", "on_store_failure", "max_delay_us",
+		"id", "scope", "match_route", "match_model", "match_key", "unit", "algorithm", "amount", "window_us", "burst", "mode", "on_store_failure", "max_delay_us", "lease_percent",
 	}, stampColumns...),
 	scan: scanLimit,
 	values: func(l rateLimit) []any {
 		return append([]any{
 			l.ID, l.Scope, l.Match.Route, l.Match.Model, l.Match.Key, l.Unit, l.Algorithm, l.Limit, l.windowUS, l.Burst, l.Mode, l.OnStoreFailure, l.maxDelayUS,
+			l.LeasePercent,
 		}, l.values()...)
 	},
 	about: func(l *rateLimit) (string, *stamps) { return l.ID, &l.stamps },
@@ -60,6 +62,7 @@ func scanLimit(row pgx.CollectableRow) (rateLimit, error) {
 	var l rateLimit
 	err := row.Scan(append([]any{
 		&l.ID, &l.Scope, &l.Match.Route, &l.Match.Model, &l.Match.Key, &l.Unit, &l.Algorithm, &l.Limit, &l.windowUS, &l.Burst, &l.Mode, &l.OnStoreFailure, &l.maxDelayUS,
+		&l.LeasePercent,
 	}, l.to()...)...)
 	l.inUTC()
 	l.show()
@@ -78,7 +81,7 @@ func (l *rateLimit) show() {
 func (l rateLimit) document() *rateguardv1.Limit {
 	d := &rateguardv1.Limit{
 		Id: l.ID, Scope: l.Scope, Unit: l.Unit, Algorithm: l.Algorithm, Limit: l.Limit, WindowUs: l.windowUS, Burst: l.Burst,
-		Mode: l.Mode, OnStoreFailure: l.OnStoreFailure, MaxDelayUs: l.maxDelayUS,
+		Mode: l.Mode, OnStoreFailure: l.OnStoreFailure, MaxDelayUs: l.maxDelayUS, LeasePercent: l.LeasePercent,
 	}
 	if l.Match != (limitMatch{}) {
 		d.Match = &rateguardv1.Match{Route: l.Match.Route, Model: l.Match.Model, Key: l.Match.Key}
@@ -105,6 +108,8 @@ func readLimit(o *object, id string) rateLimit {
 	given.Burst, _ = o.whole("burst", 1, limit.MaxAmount)
 	o.require("window")
 	given.WindowUs = readMicroseconds(o, "window", limit.MinWindow, limit.MaxWindow)
+	percent, _ := o.whole("lease_percent", 1, limit.MaxLeasePercent)
+	given.LeasePercent = int32(percent) //nolint:gosec // within the bounds
 	given.MaxDelayUs = readMicroseconds(o, "max_delay", time.Microsecond, limit.MaxMaxDelay)
 	match := readMatch(o)
 
@@ -117,7 +122,7 @@ func readLimit(o *object, id string) rateLimit {
 	}
 	l := rateLimit{
 		ID: id, Scope: full.GetScope(), Match: match, Unit: full.GetUnit(), Algorithm: full.GetAlgorithm(), Limit: full.GetLimit(),
-		Burst: full.GetBurst(), Mode: full.GetMode(), OnStoreFailure: full.GetOnStoreFailure(),
+		Burst: full.GetBurst(), Mode: full.GetMode(), OnStoreFailure: full.GetOnStoreFailure(), LeasePercent: full.GetLeasePercent(),
 		windowUS: full.GetWindowUs(), maxDelayUS: full.GetMaxDelayUs(),
 	}
 	l.show()

@@ -46,6 +46,8 @@ type Request struct {
 // Seen is what one limit shows after a decision, in the order of the takes. Times are in µs.
 type Seen struct {
 	Used, Remaining, ResetUS int64
+	// Lent answers the take's Ask; it is the zero value where the request was denied.
+	Lent Lent
 	// WaitUS of a denied request is how long this limit stands in its way (0: it does not); of an admitted one how long a leaky bucket holds it.
 	WaitUS int64
 }
@@ -57,6 +59,8 @@ type Decision struct {
 	NowUS    int64
 	Received time.Time
 	Seen     []Seen
+	// Life is the state that decided: what is held of another counts no more.
+	Life Life
 }
 
 // Wait returns how long a denied request has to wait, or a leaky bucket holds an admitted one.
@@ -68,20 +72,25 @@ func (d *Decision) Wait() time.Duration {
 	return time.Duration(most) * time.Microsecond
 }
 
+// Evaluator runs scripts; *Store is the one.
+type Evaluator interface {
+	Eval(ctx context.Context, script *Script, keys []string, args func(Times) []any) (Reply, error)
+}
+
 // Admissions decides requests on a store. It remembers which life of its state each workspace is in.
 type Admissions struct {
-	store         *Store
+	store         Evaluator
 	admit, adjust *Script
-	states        sync.Map // workspace → *life
+	states        sync.Map // workspace → *Life
 	// restates counts the workspaces whose state was found to be another one.
 	restates prometheus.Counter
 }
 
-// life names one life of a workspace's state: the server's identity and the state's own.
-type life struct{ identity, state string }
+// Life names one life of a workspace's state: the server's identity and the state's own.
+type Life struct{ identity, state string }
 
 // NewAdmissions returns the scripts on that store.
-func NewAdmissions(store *Store, reg prometheus.Registerer) *Admissions {
+func NewAdmissions(store Evaluator, reg prometheus.Registerer) *Admissions {
 	a := &Admissions{
 		store: store, admit: NewScript(bucketsSource + admitSource), adjust: NewScript(bucketsSource + adjustSource),
 		restates: prometheus.NewCounter(prometheus.CounterOpts{
@@ -102,12 +111,12 @@ func (a *Admissions) Admit(ctx context.Context, r *Request) (Decision, error) {
 	}
 	for range maxRestates {
 		known, _ := a.states.Load(r.Workspace)
-		at, _ := known.(*life)
+		at, _ := known.(*Life)
 		if at == nil {
-			at = &life{}
+			at = &Life{}
 		}
 		reply, err := a.store.Eval(ctx, a.admit, keys, func(t Times) []any {
-			args := make([]any, 0, 6+7*len(r.Takes))
+			args := make([]any, 0, 6+15*len(r.Takes))
 			args = append(args, at.identity, at.state, r.PolicyVersion, t.EstimateUS, t.DeadlineUS, r.Key)
 			for i := range r.Takes {
 				args = r.Takes[i].appendArgs(args, "0")
@@ -119,15 +128,15 @@ func (a *Admissions) Admit(ctx context.Context, r *Request) (Decision, error) {
 		}
 		switch status(&reply) {
 		case answerAdmitted, answerDenied:
-			a.learn(r.Workspace, at, &reply)
-			return a.decision(&reply, len(r.Takes))
+			return decision(&reply, r.Takes, a.learn(r.Workspace, at, &reply))
 		case answerRevoked:
 			return Decision{}, ErrRevoked
 		case answerOldPolicy:
 			return Decision{}, ErrOldPolicy
 		case answerOtherState:
-			a.states.Store(r.Workspace, &life{identity: text(&reply, 2), state: text(&reply, 3)})
+			a.states.Store(r.Workspace, &Life{identity: text(&reply, 2), state: text(&reply, 3)})
 			a.restates.Inc()
+			forget(r.Takes)
 		case answerLate, answerClock:
 			return Decision{}, &UnavailableError{Shard: reply.Shard, Reason: ReasonTimeout, Err: fmt.Errorf("it ran too late or by another clock (%d)", status(&reply))}
 		default:
@@ -137,10 +146,19 @@ func (a *Admissions) Admit(ctx context.Context, r *Request) (Decision, error) {
 	return Decision{}, &UnavailableError{Reason: ReasonConnection, Err: errors.New("the state is another one at each try")}
 }
 
-// learn keeps which state answered, where that was not known.
-func (a *Admissions) learn(workspace string, known *life, reply *Reply) {
+// forget takes out of the asks what was held of a state that is lost.
+func forget(takes []Take) {
+	for i := range takes {
+		if ask := takes[i].Ask; ask != nil {
+			ask.Held, ask.Back = 0, 0
+		}
+	}
+}
+
+// learn keeps which state answered, where that was not known, and returns it.
+func (a *Admissions) learn(workspace string, known *Life, reply *Reply) Life {
 	if known.identity != "" && known.state != "" {
-		return
+		return *known
 	}
 	next := *known
 	if next.identity == "" {
@@ -149,17 +167,46 @@ func (a *Admissions) learn(workspace string, known *life, reply *Reply) {
 	if next.state == "" {
 		next.state = text(reply, 3)
 	}
-	a.states.Store(workspace, &next)
+	if next != *known {
+		a.states.Store(workspace, &next)
+	}
+	return next
 }
 
-func (a *Admissions) decision(reply *Reply, limits int) (Decision, error) {
-	if len(reply.Values) != 4+4*limits {
-		return Decision{}, fmt.Errorf("admission answered %d values for %d limits", len(reply.Values), limits)
+// Life returns the state of the workspace that decided last, the zero value before the first decision.
+func (a *Admissions) Life(workspace string) Life {
+	if known, ok := a.states.Load(workspace); ok {
+		return *known.(*Life) //nolint:forcetypeassert,errcheck // the map holds nothing else
 	}
-	d := Decision{Admitted: status(reply) == answerAdmitted, NowUS: reply.RedisUS, Received: time.Now(), Seen: make([]Seen, limits)}
-	for i := range d.Seen {
-		v := reply.Values[4+4*i:]
+	return Life{}
+}
+
+// decision reads the answer; takes that are held have no part in it.
+func decision(reply *Reply, takes []Take, state Life) (Decision, error) {
+	d := Decision{Admitted: status(reply) == answerAdmitted, NowUS: reply.RedisUS, Received: reply.Received, Seen: make([]Seen, len(takes)), Life: state}
+	asked, lent := 0, 0
+	for i := range takes {
+		if !takes[i].Held {
+			asked++
+		}
+		if takes[i].Ask != nil && !takes[i].Held && d.Admitted {
+			lent++
+		}
+	}
+	if len(reply.Values) != 4+4*asked+2*lent {
+		return Decision{}, fmt.Errorf("admission answered %d values for %d limits", len(reply.Values), asked)
+	}
+	v, l := reply.Values[4:], reply.Values[4+4*asked:]
+	for i := range takes {
+		if takes[i].Held {
+			continue
+		}
 		d.Seen[i] = Seen{Used: number(v[0]), Remaining: number(v[1]), ResetUS: number(v[2]), WaitUS: number(v[3])}
+		v = v[4:]
+		if takes[i].Ask != nil && d.Admitted {
+			d.Seen[i].Lent = Lent{Units: number(l[0]), Counted: number(l[1]) == 1}
+			l = l[2:]
+		}
 	}
 	return d, nil
 }

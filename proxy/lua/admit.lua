@@ -9,13 +9,50 @@
 -- ARGV[5]  the time here, in µs, from which on nobody waits for the answer; 0: none
 -- ARGV[6]  id of the API key
 -- ARGV[7…] the limits, see limits()
--- returns  {1, now, identity, life, and for each limit: used, remaining, reset µs, delay µs}   admitted; identity and life are empty where they are as known
+-- returns  {1, now, identity, life, and for each limit: used, remaining, reset µs, delay µs}   admitted; identity and life are empty where they are as known;
+--              behind all limits, for each of kind p: units lent, and 1 if what the caller holds still counts
 --          {0, now, identity, life, and for each limit: used, remaining, reset µs, retry µs}   denied: retry is not 0 where a limit stands in the way
 --          {2, now} it has consumed before   {3, now} it was cancelled   {4, now} the key is revoked   {5, now} too late
 --          {6, now} the clock is not what the caller takes it for   {7, now, identity, life} another state than the caller's
 --          {8, now, version} the caller's policy is old
 -- invariant: any answer but 1 has consumed nothing; 1 is given once for a reservation; per limit, what is admitted between two instants of this clock is at most
---          what its algorithm allows (buckets), however many proxies ask.
+--          what its algorithm allows (buckets), however many proxies ask, and by how much they hold unspent of a bucket of kind p, which
+--          together is never more than its most.
+
+-- lend sets units of a bucket aside, which its caller may spend later without asking, until ttl after now. They are taken from the bucket at
+-- once, with those of the request. Each holder gets what it would like, at most an equal part of what all may hold, and of a bucket that
+-- runs low an equal part of its half. Returns the units, and whether what the caller held still counted.
+local function lend(l, now)
+  local all = redis.call('HGETALL', l.holders)
+  local mine, others, n, gone = nil, 0, 1, {}
+  for i = 1, #all, 2 do
+    local held, ends = match(all[i + 1], '^(%d+) (%d+)$')
+    if tonumber(ends) <= now then
+      gone[#gone + 1] = all[i]
+    elseif all[i] == l.holder then
+      mine = tonumber(held)
+    else
+      others, n = others + tonumber(held), n + 1
+    end
+  end
+  local held = min(l.held, mine or 0)
+  local room = floor((l.limit * l.unit - l.n) / l.unit / (2 * n))
+  local units = min(l.want, floor(l.most / n) - held, l.most - others - held, room)
+  if units < l.least then
+    units = 0
+  end
+  if gone[1] then
+    redis.call('HDEL', l.holders, unpack(gone))
+  end
+  if l.want > 0 or held > 0 then
+    redis.call('HSET', l.holders, l.holder, format('%.0f %.0f', held + units, now + l.ttl * 1000))
+    redis.call('PEXPIRE', l.holders, format('%.0f', l.ttl + GRACE))
+  else
+    redis.call('HDEL', l.holders, l.holder)
+  end
+  return units, mine and 1 or 0
+end
+
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local estimate, deadline = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -72,6 +109,11 @@ for i = 1, #all do
   local wait = 0
   if l.kind == 'b' then
     l.n, l.now = level(l, v, now)
+    if l.holders and l.back > 0 then
+      -- As in adjust.lua: what has leaked since it was taken does not come back.
+      l.n = max(0, l.n - max(0, l.back * l.unit - max(0, l.now - l.backAt) * l.drain))
+      l.changed = true
+    end
     if l.amount > 0 and l.n + l.amount * l.unit > l.limit * l.unit then
       wait = max(1, ceil((l.n + l.amount * l.unit - l.limit * l.unit) / l.drain) + l.now - now)
     end
@@ -98,7 +140,7 @@ for i = 1, #all do
   end
 end
 
-local admitted = reply[1] == 1
+local admitted, lent = reply[1] == 1, {}
 if admitted then
   redis.call('SET', KEYS[2], 'a', 'PX', 15000)
 end
@@ -112,6 +154,15 @@ for i = 1, #all do
         delay = ceil(l.n / l.drain)
       end
       l.n = l.n + l.amount * l.unit
+      l.changed = true
+    end
+    if admitted and l.holders then
+      local units, counted = lend(l, now)
+      l.n = l.n + units * l.unit
+      l.changed = true
+      lent[#lent + 1], lent[#lent + 2] = units, counted
+    end
+    if l.changed then
       storeLevel(l, l.n, l.now)
     end
     reply[r + 1] = ceil(l.n / l.unit)
@@ -137,5 +188,8 @@ for i = 1, #all do
     reply[r + 1], reply[r + 2] = l.n, max(0, l.limit - l.n)
     reply[r + 3], reply[r + 4] = l.n > 0 and max(0, l.last + l.window - l.now) or 0, l.wait
   end
+end
+for i = 1, #lent do
+  reply[#reply + 1] = lent[i]
 end
 return reply

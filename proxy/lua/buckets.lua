@@ -198,13 +198,16 @@ local function frees(l, need, now)
   end
 end
 
--- ARGS is how many arguments a limit has: kind (b, l, f or s), amount, and
+-- ARGS is how many arguments a limit has: kind (b, p, l, f or s), amount, and
 --   b  burst, unit, drain
+--   p  as b, with what its caller holds of the bucket, see lend() in admit.lua: the hash of all holders is the key behind its own, and behind the
+--      other arguments stand LEASE more: holder, what it holds, what it would like, the least that helps it, what all may hold, for how many ms,
+--      what it gives back, when that was taken
 --   l  burst, unit, drain, the longest delay in µs
 --   f  limit, window in µs
 --   s  limit, window in µs, slot in µs; its list and hash are the two keys behind its own
 -- then, for adjust.lua, the time of the admission.
-local ARGS = 7
+local ARGS, LEASE = 7, 8
 
 -- limits reads the limits from the arguments behind `a` and the keys behind `k`.
 local function limits(a, k)
@@ -212,7 +215,7 @@ local function limits(a, k)
   while ARGV[a + 1] do
     local kind = ARGV[a + 1]
     local l = { kind = kind, key = KEYS[k + 1], amount = tonumber(ARGV[a + 2]), limit = tonumber(ARGV[a + 3]), at = tonumber(ARGV[a + 7]) }
-    if kind == 'b' or kind == 'l' then
+    if kind == 'b' or kind == 'p' or kind == 'l' then
       l.unitText, l.drainText = ARGV[a + 4], ARGV[a + 5]
       l.unit, l.drain, l.delay = tonumber(l.unitText), tonumber(l.drainText), tonumber(ARGV[a + 6])
     else
@@ -223,8 +226,14 @@ local function limits(a, k)
         k = k + 2
       end
     end
-    all[#all + 1] = l
     a, k = a + ARGS, k + 1
+    if kind == 'p' then
+      l.kind, l.holders, l.holder = 'b', KEYS[k + 1], ARGV[a + 1]
+      l.held, l.want, l.least, l.most = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4]), tonumber(ARGV[a + 5])
+      l.ttl, l.back, l.backAt = tonumber(ARGV[a + 6]), tonumber(ARGV[a + 7]), tonumber(ARGV[a + 8])
+      a, k = a + LEASE, k + 1
+    end
+    all[#all + 1] = l
   end
   return all
 end

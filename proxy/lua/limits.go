@@ -46,18 +46,56 @@ type Take struct {
 	Bucket string
 	// Amount is in the limit's unit.
 	Amount int64
+	// Held says that the amount was taken from what the caller holds of the bucket: the store is not asked.
+	Held bool
+	// Ask asks for units to hold, of a token bucket; nil: for none.
+	Ask *Ask
+}
+
+// Ask asks for units of a bucket that its holder may spend later without the store, until it has to ask again. What it holds and what it
+// gets is taken from the bucket at once. Units are the limit's.
+type Ask struct {
+	// Holder is who asks: the producer's id.
+	Holder string
+	// Held is what it holds unspent, at most; Want what it would like on top, Least the smallest number that helps it, at least 1. Want 0 asks for nothing.
+	Held, Want, Least int64
+	// Most is what all holders together may hold.
+	Most int64
+	// TTL is how long it holds them, in ms.
+	TTL int64
+	// Back is given back, and was taken at BackAtUS or later, by Redis' clock.
+	Back, BackAtUS int64
+}
+
+// Lent answers an Ask.
+type Lent struct {
+	// Units came on top; Counted is false where what was held counts no more, as the store has forgotten it or its time was over.
+	Units   int64
+	Counted bool
 }
 
 // appendKeys appends the keys of a take.
 func (t *Take) appendKeys(keys []string) []string {
-	if t.Limit.sliced {
+	switch {
+	case t.Held:
+		return keys
+	case t.Limit.sliced:
 		return append(keys, t.Bucket, keyspace.Slotted(t.Bucket, 0), keyspace.Slotted(t.Bucket, 1))
+	case t.Ask != nil:
+		return append(keys, t.Bucket, keyspace.Slotted(t.Bucket, 0))
 	}
 	return append(keys, t.Bucket)
 }
 
 // appendArgs appends the arguments of a take that was admitted at the instant (µs of Redis' clock).
 func (t *Take) appendArgs(args []any, at any) []any {
-	p := &t.Limit.params
-	return append(args, t.Limit.kind, t.Amount, p[0], p[1], p[2], p[3], at)
+	p, ask := &t.Limit.params, t.Ask
+	switch {
+	case t.Held:
+		return args
+	case ask == nil:
+		return append(args, t.Limit.kind, t.Amount, p[0], p[1], p[2], p[3], at)
+	}
+	return append(args, "p", t.Amount, p[0], p[1], p[2], p[3], at,
+		ask.Holder, ask.Held, ask.Want, ask.Least, ask.Most, ask.TTL, ask.Back, ask.BackAtUS)
 }

@@ -69,6 +69,8 @@ type Reply struct {
 	Values []any
 	// RedisUS is when the script ran, in µs of the shard's clock.
 	RedisUS int64
+	// Received is when the answer came, by our clock.
+	Received time.Time
 	// Shard is the server that ran it.
 	Shard string
 }
@@ -261,7 +263,7 @@ func (s *Store) call(own context.Context, sh *shard, c command) (Reply, error) {
 	if err := s.observe(sh, at, true); err != nil {
 		return Reply{}, err
 	}
-	return Reply{Values: values, RedisUS: us, Shard: sh.name}, nil
+	return Reply{Values: values, RedisUS: us, Received: at.received, Shard: sh.name}, nil
 }
 
 // send makes one round trip.

@@ -74,7 +74,7 @@ func (a *Amends) Add(how lua.Adjustment, r *lua.Request, atUS int64) {
 		return
 	}
 	kept := *r
-	kept.Takes = slices.Clone(r.Takes)
+	kept.Takes = slices.DeleteFunc(slices.Clone(r.Takes), func(t lua.Take) bool { return t.Held }) // never taken from the store
 	a.queue = append(a.queue, amend{how, kept, atUS, now})
 	a.count()
 	select {
@@ -91,6 +91,9 @@ func (a *Amends) sum(r *lua.Request, atUS int64, now time.Time) {
 		a.sums[r.Workspace] = s
 	}
 	for _, t := range r.Takes {
+		if t.Held {
+			continue
+		}
 		i := slices.IndexFunc(s.request.Takes, func(o lua.Take) bool { return o.Bucket == t.Bucket })
 		if i < 0 {
 			s.request.Takes = append(s.request.Takes, t)

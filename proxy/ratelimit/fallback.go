@@ -17,14 +17,16 @@ const closedRetry = time.Second
 
 // without decides while the store does not: closed where one of the limits wants it so, else by this proxy's share of each.
 func (s *RateLimit) without(c *call.Call, g *grant, cause error) (time.Duration, error) {
-	if lua.MayHaveRun(cause) && !errors.Is(cause, lua.ErrOldPolicy) {
-		// It may stand in Redis: cancelled where it is refused, found by its id where it is charged.
-		defer func() {
-			if !g.local {
-				s.amends.Add(lua.Cancel, &g.request, 0)
-			}
-		}()
-	}
+	defer func() {
+		if g.local {
+			return
+		}
+		if lua.MayHaveRun(cause) && !errors.Is(cause, lua.ErrOldPolicy) {
+			// It may stand in Redis: cancelled where it is refused, found by its id where it is charged.
+			s.amends.Add(lua.Cancel, &g.request, 0)
+		}
+		s.leases.putBack(g)
+	}()
 	if ctxErr := c.Request.Context().Err(); ctxErr != nil {
 		return 0, &call.Error{Code: call.UpstreamUnreachable, Status: call.StatusClientGone, Cause: ctxErr}
 	}

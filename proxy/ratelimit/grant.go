@@ -14,6 +14,13 @@ import (
 type taken struct {
 	rule    *rule
 	subject string
+	// lease is that of a leased limit's bucket, and generation and sinceUS are the lease's when it was spent, if it was; low: it runs out.
+	lease      *lease
+	generation uint64
+	sinceUS    int64
+	low        bool
+	// offsetUS is our clock less the store's when it last spoke of the lease's bucket.
+	offsetUS int64
 }
 
 // grant is what a call holds of its limits, until its end is known.
@@ -21,23 +28,27 @@ type grant struct {
 	step    *RateLimit
 	rules   []taken
 	request lua.Request
+	// seen is room for a decision by leases.
+	seen []lua.Seen
 	// atUS is when it was taken, by Redis' clock.
 	atUS int64
 	// local says that nothing was taken from Redis.
 	local bool
+	// leased says that one of the limits is; byLease that none of them had to ask the store.
+	leased, byLease bool
 }
 
 var grants = sync.Pool{New: func() any { return new(grant) }}
 
 func (g *grant) reset(s *RateLimit, c *call.Call) {
-	g.step, g.rules, g.atUS, g.local = s, g.rules[:0], 0, false
+	g.step, g.rules, g.atUS, g.local, g.leased, g.byLease = s, g.rules[:0], 0, false, false, false
 	c.Checks, c.Grant = nil, nil
 }
 
 func (g *grant) free() {
 	clear(g.rules)
 	clear(g.request.Takes)
-	*g = grant{rules: g.rules[:0], request: lua.Request{Takes: g.request.Takes[:0]}}
+	*g = grant{rules: g.rules[:0], seen: g.seen[:0], request: lua.Request{Takes: g.request.Takes[:0]}}
 	grants.Put(g)
 }
 
@@ -48,7 +59,8 @@ func (g *grant) Settle(c *call.Call) {
 		return
 	}
 	if !c.Opened {
-		if g.amend(c, lua.Cancel) {
+		g.step.leases.putBack(g)
+		if g.stored() && g.amend(c, lua.Cancel) {
 			g.step.amends.Add(lua.Cancel, &g.request, g.atUS)
 		}
 		return
@@ -63,6 +75,11 @@ func (g *grant) Settle(c *call.Call) {
 		if !g.rules[i].rule.tokens || t.Amount == used {
 			continue
 		}
+		if t.Held && t.Amount > used {
+			g.step.leases.giveBack(&g.rules[i], g.request.Workspace, t.Amount-used)
+			continue
+		}
+		t.Held = false // what it used above is taken from the bucket
 		t.Amount -= used
 		g.request.Takes[n] = t
 		n++
@@ -72,6 +89,16 @@ func (g *grant) Settle(c *call.Call) {
 	}
 	g.request.Takes = g.request.Takes[:n]
 	g.amend(c, lua.Settle)
+}
+
+// stored reports whether something was taken from the store for this call itself.
+func (g *grant) stored() bool {
+	for i := range g.request.Takes {
+		if !g.request.Takes[i].Held {
+			return true
+		}
+	}
+	return false
 }
 
 // amend runs an adjustment once and reports whether it failed. The client's leaving does not end it: it comes from the end of the call.

@@ -12,7 +12,8 @@ import (
 // rule is one limit of a workspace, prepared for its requests.
 type rule struct {
 	id, scope, unit string
-	tokens, closed  bool
+	// leased: units are held before they are needed, see Leases.
+	tokens, closed, leased bool
 	// one says that the limit has a single bucket, whoever calls.
 	one   bool
 	match *match
@@ -61,6 +62,7 @@ func newRule(workspace string, l *rateguardv1.Limit) rule {
 	r := rule{
 		id: l.GetId(), scope: l.GetScope(), unit: l.GetUnit(), tokens: l.GetUnit() == limit.UnitTokens,
 		closed: l.GetOnStoreFailure() == limit.FailClosed, policy: l, most: l.GetLimit(),
+		leased: l.GetMode() == limit.ModeLeased,
 	}
 	var scale limit.Scale
 	switch l.GetAlgorithm() {

@@ -22,6 +22,8 @@ import (
 type Store interface {
 	Admit(ctx context.Context, r *lua.Request) (lua.Decision, error)
 	Adjust(ctx context.Context, how lua.Adjustment, r *lua.Request, atUS int64) error
+	// Life returns the state of the workspace that decided last.
+	Life(workspace string) lua.Life
 }
 
 // Policies is the configuration that a request may find to be old.
@@ -40,6 +42,7 @@ type RateLimit struct {
 	log      *slog.Logger
 	metrics  metrics
 	amends   *Amends
+	leases   *Leases
 	local    *shares
 	compiled sync.Map // workspace id → *rules
 }
@@ -50,6 +53,8 @@ type Options struct {
 	Policies Policies
 	// Amends are made later, when the store is back.
 	Amends *Amends
+	// Leases are what this proxy holds of leased limits.
+	Leases *Leases
 	// Proxies returns how many proxies were last known to share the limits, at least 1.
 	Proxies func() int
 	Log     *slog.Logger
@@ -60,7 +65,7 @@ type Options struct {
 func New(o Options, next call.Handler) *RateLimit {
 	return &RateLimit{
 		next: next, store: o.Store, policies: o.Policies, log: o.Log, metrics: newMetrics(o.Metrics),
-		amends: o.Amends, local: newShares(o.Proxies),
+		amends: o.Amends, leases: o.Leases, local: newShares(o.Proxies),
 	}
 }
 
@@ -103,11 +108,12 @@ func (s *RateLimit) decide(c *call.Call, g *grant) (held time.Duration, err erro
 		if len(g.rules) == 0 {
 			return 0, nil
 		}
-		decision, err := s.store.Admit(c.Request.Context(), &g.request)
+		decision, err := s.admit(c, g)
 		switch {
 		case err == nil:
 			return s.decided(c, g, &decision)
 		case errors.Is(err, lua.ErrRevoked):
+			s.leases.putBack(g)
 			s.policies.Revoke(c.Key.ID)
 			return 0, call.Fail(call.APIKeyRevoked, err)
 		case errors.Is(err, lua.ErrOldPolicy):
@@ -115,12 +121,43 @@ func (s *RateLimit) decide(c *call.Call, g *grant) (held time.Duration, err erro
 			if refreshErr != nil || w == nil {
 				return s.without(c, g, errors.Join(err, refreshErr))
 			}
+			s.leases.putBack(g)
 			c.Workspace = w // emit and quote behind read it
 		default:
 			return s.without(c, g, err)
 		}
 	}
 	return s.without(c, g, lua.ErrOldPolicy)
+}
+
+// admit decides by what is held of the limits, else by the store.
+func (s *RateLimit) admit(c *call.Call, g *grant) (lua.Decision, error) {
+	if !g.leased {
+		return s.store.Admit(c.Request.Context(), &g.request)
+	}
+	held, done := s.leases.spend(c, g, s.rules(c.Workspace))
+	if g.byLease = done; done {
+		return held, nil
+	}
+	sent := s.leases.now()
+	d, err := s.store.Admit(c.Request.Context(), &g.request)
+	if err != nil {
+		s.leases.failed(g, err)
+		return d, err
+	}
+	s.leases.answered(g, &d, sent)
+	for i := range g.request.Takes {
+		if g.request.Takes[i].Held {
+			d.Seen[i] = held.Seen[i]
+			if !d.Admitted {
+				unspent(&d.Seen[i], g.request.Takes[i].Amount)
+			}
+		}
+	}
+	if !d.Admitted {
+		s.leases.putBack(g)
+	}
+	return d, nil
 }
 
 // collect finds the limits that are for the call and what it takes from each.
@@ -143,6 +180,7 @@ func (s *RateLimit) collect(c *call.Call, g *grant) error {
 		if !l.one {
 			bucket = keyspace.Bucket(c.Workspace.ID, l.id, subject)
 		}
+		g.leased = g.leased || l.leased
 		g.rules = append(g.rules, taken{rule: l, subject: subject})
 		g.request.Takes = append(g.request.Takes, lua.Take{Limit: &l.script, Bucket: bucket, Amount: amount})
 	}
@@ -172,6 +210,9 @@ func (s *RateLimit) decided(c *call.Call, g *grant, d *lua.Decision) (time.Durat
 	for i := range g.rules {
 		fill(&checks[i], &g.rules[i], &g.request.Takes[i], d, i)
 		checks[i].DecidedBy, checks[i].ClockOffsetUs = decidedByRedis, offset
+		if t := &g.rules[i]; t.lease != nil && (g.request.Takes[i].Held || g.byLease) {
+			checks[i].DecidedBy, checks[i].ClockOffsetUs = decidedByLease, t.offsetUS
+		}
 		c.Checks[i] = &checks[i]
 	}
 	setHeaders(c)
@@ -188,6 +229,7 @@ func (s *RateLimit) decided(c *call.Call, g *grant, d *lua.Decision) (time.Durat
 // Who decided, as checks say it.
 const (
 	decidedByRedis = "redis"
+	decidedByLease = "lease"
 	decidedLocally = "local"
 )
 

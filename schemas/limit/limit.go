@@ -47,6 +47,9 @@ const (
 	MaxMaxDelay     = time.Minute
 	// MaxWeight is the largest weight of a model.
 	MaxWeight = 1_000_000
+	// DefaultLeasePercent and MaxLeasePercent are how much of the burst proxies may hold unspent.
+	DefaultLeasePercent = 5
+	MaxLeasePercent     = 50
 )
 
 // Problem is one thing that is wrong with a limit.
@@ -61,7 +64,7 @@ func WithDefaults(l *rateguardv1.Limit) *rateguardv1.Limit {
 	out := &rateguardv1.Limit{
 		Id: l.GetId(), Scope: l.GetScope(), Match: l.GetMatch(), Unit: l.GetUnit(), Algorithm: l.GetAlgorithm(),
 		Limit: l.GetLimit(), WindowUs: l.GetWindowUs(), Burst: l.GetBurst(), Mode: l.GetMode(),
-		OnStoreFailure: l.GetOnStoreFailure(), MaxDelayUs: l.GetMaxDelayUs(),
+		OnStoreFailure: l.GetOnStoreFailure(), MaxDelayUs: l.GetMaxDelayUs(), LeasePercent: l.GetLeasePercent(),
 	}
 	text := func(v *string, d string) {
 		if *v == "" {
@@ -78,6 +81,9 @@ func WithDefaults(l *rateguardv1.Limit) *rateguardv1.Limit {
 	}
 	if out.MaxDelayUs == 0 && out.GetAlgorithm() == LeakyBucket {
 		out.MaxDelayUs = DefaultMaxDelay.Microseconds()
+	}
+	if out.LeasePercent == 0 && out.GetMode() == ModeLeased {
+		out.LeasePercent = DefaultLeasePercent
 	}
 	return out
 }
@@ -110,8 +116,13 @@ func Check(l *rateguardv1.Limit) []Problem {
 	if l.GetAlgorithm() == LeakyBucket && l.GetUnit() == UnitTokens {
 		bad("unit", "a leaky bucket spaces requests, it cannot count tokens")
 	}
-	if l.GetMode() == ModeLeased && l.GetAlgorithm() != TokenBucket {
+	switch n := l.GetLeasePercent(); {
+	case l.GetMode() == ModeLeased && l.GetAlgorithm() != TokenBucket:
 		bad("mode", "only a token bucket can be leased")
+	case l.GetMode() == ModeLeased && (n < 1 || n > MaxLeasePercent):
+		bad("lease_percent", "%d is not between 1 and %d", n, MaxLeasePercent)
+	case l.GetMode() != ModeLeased && n != 0:
+		bad("lease_percent", "only a leased limit has one")
 	}
 	if len(out) == 0 && hasBurst(l.GetAlgorithm()) {
 		if _, err := NewScale(l.GetLimit(), l.GetWindowUs(), l.GetBurst()); err != nil {

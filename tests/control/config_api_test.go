@@ -186,6 +186,10 @@ func TestLimitDefaultsAndIdenticalPut(t *testing.T) {
 			`{"scope":"model","match":{},"unit":"tokens","algorithm":"sliding_window","limit":7,"window":"1h0m0s","mode":"strict","on_store_failure":"closed"}`,
 		},
 		{
+			"leased", `{"limit":600,"window":"1m","mode":"leased"}`,
+			`{"scope":"workspace","match":{},"unit":"requests","algorithm":"token_bucket","limit":600,"window":"1m0s","burst":600,"mode":"leased","on_store_failure":"open","lease_percent":5}`,
+		},
+		{
 			"leaky", `{"scope":"key","match":{"route":"r","model":"gpt-4*","key":"key_1"},"algorithm":"leaky_bucket","limit":1,"window":"10ms","burst":3}`,
 			`{"scope":"key","match":{"route":"r","model":"gpt-4*","key":"key_1"},"unit":"requests","algorithm":"leaky_bucket","limit":1,"window":"10ms","burst":3,"mode":"strict","on_store_failure":"open","max_delay":"1s"}`,
 		},

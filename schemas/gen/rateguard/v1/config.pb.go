@@ -408,8 +408,10 @@ type Limit struct {
 	Mode           string                 `protobuf:"bytes,9,opt,name=mode,proto3" json:"mode,omitempty"`
 	OnStoreFailure string                 `protobuf:"bytes,10,opt,name=on_store_failure,json=onStoreFailure,proto3" json:"on_store_failure,omitempty"`
 	MaxDelayUs     int64                  `protobuf:"varint,11,opt,name=max_delay_us,json=maxDelayUs,proto3" json:"max_delay_us,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Of mode "leased": how much of the burst all proxies together may hold unspent, in percent.
+	LeasePercent  int32 `protobuf:"varint,12,opt,name=lease_percent,json=leasePercent,proto3" json:"lease_percent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Limit) Reset() {
@@ -515,6 +517,13 @@ func (x *Limit) GetOnStoreFailure() string {
 func (x *Limit) GetMaxDelayUs() int64 {
 	if x != nil {
 		return x.MaxDelayUs
+	}
+	return 0
+}
+
+func (x *Limit) GetLeasePercent() int32 {
+	if x != nil {
+		return x.LeasePercent
 	}
 	return 0
 }
@@ -943,7 +952,7 @@ const file_rateguard_v1_config_proto_rawDesc = "" +
 	"\x05Match\x12\x14\n" +
 	"\x05route\x18\x01 \x01(\tR\x05route\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x10\n" +
-	"\x03key\x18\x03 \x01(\tR\x03key\"\xb3\x02\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\"\xd8\x02\n" +
 	"\x05Limit\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05scope\x18\x02 \x01(\tR\x05scope\x12)\n" +
@@ -957,7 +966,8 @@ const file_rateguard_v1_config_proto_rawDesc = "" +
 	"\x10on_store_failure\x18\n" +
 	" \x01(\tR\x0eonStoreFailure\x12 \n" +
 	"\fmax_delay_us\x18\v \x01(\x03R\n" +
-	"maxDelayUs\"\xe8\x02\n" +
+	"maxDelayUs\x12#\n" +
+	"\rlease_percent\x18\f \x01(\x05R\fleasePercent\"\xe8\x02\n" +
 	"\x06Budget\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
