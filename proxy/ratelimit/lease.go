@@ -19,7 +19,7 @@ const (
 	// to hold at least leaseRoom of them.
 	leaseRequests = 4
 	leaseRoom     = 10
-	// leaseLow is the part of the demand below which the next units are asked for, while the last ones are spent.
+	// leaseLow is the part of a lease below which the next units are asked for, while the last ones are spent.
 	leaseLow = 0.3
 	// leasePause is how long nothing is asked for after an ask that got nothing.
 	leasePause = 100 * time.Millisecond
@@ -169,9 +169,9 @@ func (l *lease) room() int64 {
 	return int64(float64(p.GetBurst()) / 100 * float64(p.GetLeasePercent()))
 }
 
-// low reports whether it is time to ask for more. The caller holds mu.
+// low reports whether it is time to ask for more: little is left of what the demand needs, or of all that the last ask could get. The caller holds mu.
 func (l *lease) low(horizon time.Duration) bool {
-	return !l.asking && float64(l.left) < leaseLow*l.rate*float64(horizon.Microseconds())
+	return !l.asking && float64(l.left) < leaseLow*min(float64(l.top), l.rate*float64(horizon.Microseconds()))
 }
 
 // ask begins an ask for what the demand will need; nil: none pays now. The caller holds mu, and calls answer or failed after it.

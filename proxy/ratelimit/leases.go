@@ -306,13 +306,16 @@ func (s *Leases) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		s.sweep(ctx, leaseIdle)
+		s.Sweep(ctx)
 		if s.now().Sub(forgotten) > forgetLeases {
 			forgotten = s.now()
 			s.forget()
 		}
 	}
 }
+
+// Sweep returns what has lain idle; Run does so by itself.
+func (s *Leases) Sweep(ctx context.Context) { s.sweep(ctx, leaseIdle) }
 
 // sweep returns what lies idle that long.
 func (s *Leases) sweep(ctx context.Context, idle time.Duration) {
