@@ -331,7 +331,7 @@ func TestLeasesNeverAdmitMoreThanTheyMayHold(t *testing.T) {
 	t.Parallel()
 	seed := seedOf(t)
 	rdb := redistest.Start(t).Client()
-	rounds := 6
+	rounds := 3
 	if n, err := strconv.Atoi(os.Getenv("RATEGUARD_ROUNDS")); err == nil {
 		rounds = n
 	}

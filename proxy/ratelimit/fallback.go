@@ -50,7 +50,7 @@ func (s *RateLimit) without(c *call.Call, g *grant, cause error) (time.Duration,
 		k.DecidedBy = decidedLocally
 		c.Checks[i] = k
 	}
-	setHeaders(c)
+	setHeaders(c, g)
 	if !d.Admitted {
 		s.metrics.localDenied.Inc()
 		return 0, exceeded(c)

@@ -2,7 +2,6 @@ package ratelimit
 
 import (
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/rateguard/rateguard/proxy/call"
@@ -12,18 +11,17 @@ import (
 
 // setHeaders notes the headers that tell the client of its limits, on every answer from here on: all limits in the IETF draft's
 // fields, and of each unit the one that binds in those of the dialect.
-func setHeaders(c *call.Call) {
+func setHeaders(c *call.Call, g *grant) {
 	h := make([]call.Header, 0, 8)
-	var policy, state strings.Builder
+	var room [512]byte
+	policy, state := room[:0:256], room[256:256]
 	for i, k := range c.Checks {
 		if i > 0 {
-			policy.WriteString(", ")
-			state.WriteString(", ")
+			policy, state = append(policy, ", "...), append(state, ", "...)
 		}
-		writePolicy(&policy, k)
-		writeState(&state, k)
+		policy, state = append(policy, g.rules[i].rule.quota...), appendState(state, k)
 	}
-	h = append(h, call.Header{Name: "Ratelimit-Policy", Value: policy.String()}, call.Header{Name: "Ratelimit", Value: state.String()})
+	h = append(h, call.Header{Name: "Ratelimit-Policy", Value: string(policy)}, call.Header{Name: "Ratelimit", Value: string(state)})
 	for _, unit := range []string{limit.UnitRequests, limit.UnitTokens} {
 		if k := binding(c.Checks, unit); k != nil {
 			h = appendDialect(h, c.Dialect, unit, k, c.Start)
@@ -32,39 +30,31 @@ func setHeaders(c *call.Call) {
 	c.LimitHeaders = h
 }
 
-// writePolicy writes an item of RateLimit-Policy: the quota and its window in seconds.
-func writePolicy(b *strings.Builder, k *rateguardv1.Check) {
-	writeName(b, k.GetId())
-	b.WriteString(";q=")
-	b.WriteString(strconv.FormatInt(k.GetLimit(), 10))
-	b.WriteString(";w=")
-	b.WriteString(strconv.FormatInt(seconds(k.GetWindowUs()), 10))
-	if k.GetUnit() != limit.UnitRequests {
-		b.WriteString(`;qu="`)
-		b.WriteString(k.GetUnit())
-		b.WriteByte('"')
+// quota is the limit's item of RateLimit-Policy: the quota and its window in seconds.
+func quota(l *rateguardv1.Limit) string {
+	b := appendName(nil, l.GetId())
+	b = strconv.AppendInt(append(b, ";q="...), l.GetLimit(), 10)
+	b = strconv.AppendInt(append(b, ";w="...), seconds(l.GetWindowUs()), 10)
+	if l.GetUnit() != limit.UnitRequests {
+		b = append(append(append(b, `;qu="`...), l.GetUnit()...), '"')
 	}
+	return string(b)
 }
 
-// writeState writes an item of RateLimit: what remains, and in how many seconds it is whole again. For a denied request that
+// appendState appends an item of RateLimit: what remains, and in how many seconds it is whole again. For a denied request that
 // is never more than what it has to wait.
-func writeState(b *strings.Builder, k *rateguardv1.Check) {
-	writeName(b, k.GetId())
-	b.WriteString(";r=")
-	b.WriteString(strconv.FormatInt(max(0, k.GetRemaining()), 10))
-	b.WriteString(";t=")
+func appendState(b []byte, k *rateguardv1.Check) []byte {
+	b = strconv.AppendInt(append(appendName(b, k.GetId()), ";r="...), max(0, k.GetRemaining()), 10)
 	t := k.GetResetAfterUs()
 	if k.GetDenied() {
 		t = k.GetRetryAfterUs()
 	}
-	b.WriteString(strconv.FormatInt(seconds(t), 10))
+	return strconv.AppendInt(append(b, ";t="...), seconds(t), 10)
 }
 
-// writeName writes an id as a string of structured fields; ids of limits hold nothing that would have to be escaped.
-func writeName(b *strings.Builder, id string) {
-	b.WriteByte('"')
-	b.WriteString(id)
-	b.WriteByte('"')
+// appendName appends an id as a string of structured fields; ids of limits hold nothing that would have to be escaped.
+func appendName(b []byte, id string) []byte {
+	return append(append(append(b, '"'), id...), '"')
 }
 
 // binding returns the limit of the unit that a client meets first: one that denied, the longest first, else the one with least left.

@@ -21,8 +21,11 @@ type rule struct {
 	most   int64
 	script lua.Limit
 	policy *rateguardv1.Limit
-	// bucket is the key of the single bucket.
-	bucket string
+	// buckets are those of its subjects, and bucket is the single one's key.
+	buckets keyspace.LimitBuckets
+	bucket  string
+	// quota is the limit's item of RateLimit-Policy.
+	quota string
 }
 
 // match says which requests a limit is for; empty fields are for all.
@@ -80,8 +83,9 @@ func newRule(workspace string, l *rateguardv1.Limit) rule {
 			r.match.model = call.Patterns{m.GetModel()}
 		}
 	}
+	r.quota, r.buckets = quota(l), keyspace.Buckets(workspace, r.id)
 	if r.one = r.match != nil || r.scope == limit.ScopeWorkspace; r.one {
-		r.bucket = keyspace.Bucket(workspace, r.id, "")
+		r.bucket = r.buckets.Of("")
 	}
 	return r
 }

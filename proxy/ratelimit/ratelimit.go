@@ -15,7 +15,6 @@ import (
 	"github.com/rateguard/rateguard/proxy/call"
 	"github.com/rateguard/rateguard/proxy/lua"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
-	"github.com/rateguard/rateguard/schemas/keyspace"
 )
 
 // Store decides requests; *lua.Admissions is the one.
@@ -178,7 +177,7 @@ func (s *RateLimit) collect(c *call.Call, g *grant) error {
 		}
 		bucket := l.bucket
 		if !l.one {
-			bucket = keyspace.Bucket(c.Workspace.ID, l.id, subject)
+			bucket = l.buckets.Of(subject)
 		}
 		g.leased = g.leased || l.leased
 		g.rules = append(g.rules, taken{rule: l, subject: subject})
@@ -215,7 +214,7 @@ func (s *RateLimit) decided(c *call.Call, g *grant, d *lua.Decision) (time.Durat
 		}
 		c.Checks[i] = &checks[i]
 	}
-	setHeaders(c)
+	setHeaders(c, g)
 	if !d.Admitted {
 		s.metrics.denied.Inc()
 		return 0, exceeded(c)

@@ -19,11 +19,28 @@ const (
 // Name encodes an id for a key. Ids of up to 64 letters, digits and ".-_" stay; of all others it is "~" and a part of their SHA-256:
 // no two are the same, and braces, colons, spaces and NULs stay out of the key.
 func Name(id string) string {
-	if id != "" && len(id) <= maxPlain && strings.Trim(id, plain) == "" {
+	if id != "" && len(id) <= maxPlain && allPlain(id) {
 		return id
 	}
 	sum := sha256.Sum256([]byte(id))
 	return "~" + base64.RawURLEncoding.EncodeToString(sum[:18])
+}
+
+// isPlain holds for each byte whether it is plain.
+var isPlain = func() (t [256]bool) {
+	for i := range len(plain) {
+		t[plain[i]] = true
+	}
+	return t
+}()
+
+func allPlain(id string) bool {
+	for i := range len(id) {
+		if !isPlain[id[i]] {
+			return false
+		}
+	}
+	return true
 }
 
 // prefix ties all keys of a workspace to one slot.
@@ -56,8 +73,19 @@ const Mirrored = "rg:mirrored"
 
 // Bucket is what one limit counts for one subject.
 func Bucket(workspace, limit, subject string) string {
-	return prefix(workspace) + "l:" + Name(limit) + ":" + Name(subject)
+	return Buckets(workspace, limit).Of(subject)
 }
+
+// LimitBuckets are the buckets of one limit.
+type LimitBuckets struct{ prefix string }
+
+// Buckets returns the buckets of a limit.
+func Buckets(workspace, limit string) LimitBuckets {
+	return LimitBuckets{prefix(workspace) + "l:" + Name(limit) + ":"}
+}
+
+// Of is the bucket of a subject.
+func (b LimitBuckets) Of(subject string) string { return b.prefix + Name(subject) }
 
 // Mark is the mark that a reservation id has consumed, or never may.
 func Mark(workspace, reservation string) string {

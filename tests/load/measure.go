@@ -23,6 +23,10 @@ type figures struct {
 	// Open loop of streams, to the first byte of the body.
 	FirstByteP50 time.Duration `json:"stream_first_byte_p50_ns"`
 	FirstByteP99 time.Duration `json:"stream_first_byte_p99_ns"`
+	// Of Redis, in the closed loop; 0 for targets without limits. The bare script is the same script, sent by a bare client at the same rate.
+	RedisCPUMicroseconds      float64 `json:"redis_cpu_us_per_request,omitempty"`
+	RedisCalls                float64 `json:"redis_calls_per_request,omitempty"`
+	BareScriptCPUMicroseconds float64 `json:"bare_script_redis_cpu_us,omitempty"`
 	// Streams that ended without their end mark.
 	StreamsCut int `json:"streams_cut"`
 	Streams    int `json:"streams"`
@@ -88,10 +92,17 @@ func (t target) turn(s settings) (f figures, err error) {
 	if _, err := closedLoop(t.job(false), s.connections, s.duration/8, 1<<40); err != nil {
 		return f, fmt.Errorf("warming up: %w", err)
 	}
+	redis, err := t.store.read()
+	if err != nil {
+		return f, err
+	}
 	used := t.process.cpu(t.whole)
 	r, err := closedLoop(t.job(false), s.connections, s.duration, 1<<40)
 	if err != nil {
 		return f, fmt.Errorf("closed loop: %w", err)
+	}
+	if err := t.store.compare(&f, redis, r, s); err != nil {
+		return f, err
 	}
 	f.RequestsPerSecond = r.rps()
 	f.CPUMicroseconds = perRequest(t.process.cpu(t.whole)-used, r)
@@ -119,6 +130,9 @@ func (f *figures) median(all []figures) {
 	f.RequestsPerSecond = median(all, func(f figures) float64 { return f.RequestsPerSecond })
 	f.CPUMicroseconds = median(all, func(f figures) float64 { return f.CPUMicroseconds })
 	f.StreamCPUMicroseconds = median(all, func(f figures) float64 { return f.StreamCPUMicroseconds })
+	f.RedisCPUMicroseconds = median(all, func(f figures) float64 { return f.RedisCPUMicroseconds })
+	f.RedisCalls = median(all, func(f figures) float64 { return f.RedisCalls })
+	f.BareScriptCPUMicroseconds = median(all, func(f figures) float64 { return f.BareScriptCPUMicroseconds })
 	f.P50 = median(all, func(f figures) time.Duration { return f.P50 })
 	f.P99 = median(all, func(f figures) time.Duration { return f.P99 })
 	f.FirstByteP50 = median(all, func(f figures) time.Duration { return f.FirstByteP50 })

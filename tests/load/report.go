@@ -27,6 +27,17 @@ func report(s settings, all []figures) error {
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("printing the table: %w", err)
 	}
+	limited := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	_, _ = fmt.Fprintln(limited, "\ntarget\tRedis calls a request\tRedis CPU µs a request\tthe bare script\tratio\t")
+	for _, f := range all {
+		if f.RedisCalls > 0 {
+			_, _ = fmt.Fprintf(limited, "%s\t%.4f\t%.2f\t%.2f\t%.2f\t\n", f.Target, f.RedisCalls, f.RedisCPUMicroseconds,
+				f.BareScriptCPUMicroseconds, f.RedisCPUMicroseconds/f.BareScriptCPUMicroseconds)
+		}
+	}
+	if err := limited.Flush(); err != nil {
+		return fmt.Errorf("printing the table: %w", err)
+	}
 	_, _ = fmt.Printf("\nmedians of %d rounds, targets in turns; closed loop with %d connections for %s; open loop at %.0f requests/s and %.0f streams/s,\nmeasured from the instant a request was due; %s, %d processors. The floor is the bare ReverseProxy.\n",
 		s.rounds, s.connections, s.duration, s.rate, s.streamRate, runtime.Version(), runtime.NumCPU())
 	if s.out == "" {

@@ -22,21 +22,41 @@ import (
 	"github.com/rateguard/rateguard/deploy/standalone/redis"
 	"github.com/rateguard/rateguard/schemas/envelope"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/limit"
 	"github.com/rateguard/rateguard/schemas/secret"
 	"github.com/rateguard/rateguard/topics"
 	"github.com/rateguard/rateguard/topics/provision"
 )
 
 const (
-	workspace  = "ws_load"
 	adminToken = "load-0123456789abcdef0123456789abcdef"
 	secretKey  = "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f"
 	// upstreamKey is what the provider takes: the mock refuses a gateway's own keys.
 	upstreamKey = "sk-load"
-	key         = "rg_load0000000000000000000000000000"
 	completed   = `{"model":"gpt-4o-mini","messages":[{"role":"system","content":"You are terse."},{"role":"user","content":"Say what a ledger is, in one sentence."}],"max_tokens":64}`
 	streamed    = `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Say what a ledger is, in one sentence."}],"max_tokens":64,"stream":true,"stream_options":{"include_usage":true}}`
 )
+
+// The workspaces of the proxy role, by what limits them.
+const (
+	plain  = "plain"
+	strict = limit.ModeStrict
+	leased = limit.ModeLeased
+)
+
+// key is the API key of a workspace.
+func key(workspace string) string { return "rg_load" + fmt.Sprintf("%028x", workspace) }
+
+// limits are three that bind nobody here: what they cost is what is measured.
+func limits(workspace string) (all []*rateguardv1.Limit) {
+	if workspace == plain {
+		return nil
+	}
+	for _, scope := range []string{limit.ScopeWorkspace, limit.ScopeKey, limit.ScopeModel} {
+		all = append(all, limit.WithDefaults(&rateguardv1.Limit{Id: "per-" + scope, Scope: scope, Limit: 6_000_000, WindowUs: 60e6, Burst: 100_000, Mode: workspace}))
+	}
+	return all
+}
 
 // target is one thing under load.
 type target struct {
@@ -47,6 +67,8 @@ type target struct {
 	process *process
 	// whole counts the processor time and memory of the children too.
 	whole bool
+	// store is the Redis that decides the target's limits; nil: it has none.
+	store *redisMeter
 }
 
 // stage is everything that one run of the harness starts. Fields are set in order of start.
@@ -132,7 +154,15 @@ func (s *stage) startProxy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.targets = append(s.targets, target{name: "proxy role", address: address, key: key, process: p})
+	meter, err := newRedisMeter(store.URL())
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, meter.close)
+	s.targets = append(s.targets,
+		target{name: "proxy role", address: address, key: key(plain), process: p},
+		target{name: "proxy role, 3 strict limits", address: address, key: key(strict), process: p, store: meter},
+		target{name: "proxy role, 3 leased limits", address: address, key: key(leased), process: p, store: meter})
 	return answers(ctx, address)
 }
 
@@ -180,7 +210,7 @@ func (s *stage) child(name string, env []string, program string, args ...string)
 	return p, err
 }
 
-// publish writes the configuration of the proxy role's workspace into the topics that control would write.
+// publish writes the configuration of the proxy role's workspaces into the topics that control would write.
 func publish(ctx context.Context, brokers, upstream string) error {
 	client, err := kgo.NewClient(kgo.SeedBrokers(brokers))
 	if err != nil {
@@ -190,27 +220,28 @@ func publish(ctx context.Context, brokers, upstream string) error {
 	if err := provision.Apply(ctx, kadm.NewClient(client), provision.Standalone()); err != nil {
 		return fmt.Errorf("making the topics: %w", err)
 	}
-	sum := sha256.Sum256([]byte(key))
 	sealing, err := secret.ParseKey(secretKey)
 	if err != nil {
 		return fmt.Errorf("reading the secret key: %w", err)
 	}
-	sealed := secret.Seal(sealing, workspace, "openai", []byte(upstreamKey))
-	records := []struct {
-		topic topics.Topic
-		key   string
-		event *rateguardv1.Event
-	}{
-		{topics.Keys, "key_load", &rateguardv1.Event{Body: &rateguardv1.Event_KeyRecord{KeyRecord: &rateguardv1.KeyRecord{
-			KeyId: "key_load", WorkspaceId: workspace, Name: "load", Sha256: sum[:], Version: 1,
-		}}}},
-		{topics.Policies, workspace, &rateguardv1.Event{Body: &rateguardv1.Event_WorkspacePolicy{WorkspacePolicy: &rateguardv1.WorkspacePolicy{
-			WorkspaceId: workspace, Name: "load", Version: 1,
+	type record struct {
+		topic          topics.Topic
+		workspace, key string
+		event          *rateguardv1.Event
+	}
+	var records []record
+	for _, workspace := range []string{plain, strict, leased} {
+		sum := sha256.Sum256([]byte(key(workspace)))
+		sealed := secret.Seal(sealing, workspace, "openai", []byte(upstreamKey))
+		records = append(records, record{topics.Keys, workspace, "key_" + workspace, &rateguardv1.Event{Body: &rateguardv1.Event_KeyRecord{KeyRecord: &rateguardv1.KeyRecord{
+			KeyId: "key_" + workspace, WorkspaceId: workspace, Name: "load", Sha256: sum[:], Version: 1,
+		}}}}, record{topics.Policies, workspace, workspace, &rateguardv1.Event{Body: &rateguardv1.Event_WorkspacePolicy{WorkspacePolicy: &rateguardv1.WorkspacePolicy{
+			WorkspaceId: workspace, Name: "load", Version: 1, Limits: limits(workspace),
 			Routes: []*rateguardv1.Route{{Id: "openai", Provider: "openai", BaseUrl: upstream, CredentialSealed: sealed, TimeoutUs: 30e6, IdleTimeoutUs: 30e6}},
-		}}}},
+		}}}})
 	}
 	for _, r := range records {
-		r.event.Id, r.event.WorkspaceId, r.event.OccurredAtUnixUs = rand.Text(), workspace, time.Now().UnixMicro()
+		r.event.Id, r.event.WorkspaceId, r.event.OccurredAtUnixUs = rand.Text(), r.workspace, time.Now().UnixMicro()
 		value, err := envelope.Encode(r.event)
 		if err != nil {
 			return err
