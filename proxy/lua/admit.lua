@@ -111,8 +111,11 @@ for i = 1, #all do
     l.n, l.now = level(l, v, now)
     if l.holders and l.back > 0 then
       -- As in adjust.lua: what has leaked since it was taken does not come back.
-      l.n = max(0, l.n - max(0, l.back * l.unit - max(0, l.now - l.backAt) * l.drain))
-      l.changed = true
+      local back = l.back * l.unit - max(0, l.now - l.backAt) * l.drain
+      if back > 0 then
+        l.n, l.changed = max(0, l.n - back), true
+        l.now = l.n > 0 and l.now or now
+      end
     end
     if l.amount > 0 and l.n + l.amount * l.unit > l.limit * l.unit then
       wait = max(1, ceil((l.n + l.amount * l.unit - l.limit * l.unit) / l.drain) + l.now - now)
@@ -159,7 +162,7 @@ for i = 1, #all do
     if admitted and l.holders then
       local units, counted = lend(l, now)
       l.n = l.n + units * l.unit
-      l.changed = true
+      l.changed = l.changed or units > 0
       lent[#lent + 1], lent[#lent + 2] = units, counted
     end
     if l.changed then

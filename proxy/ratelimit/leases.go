@@ -33,7 +33,7 @@ type Leases struct {
 	spawn  func(func())
 
 	asks, granted, returned prometheus.Counter
-	// trip is the round trip to the store in ns, smoothed.
+	// trip is the round trip to the store in ns: the longest of late.
 	trip atomic.Int64
 	all  sync.Map // bucket → *lease
 	size atomic.Int64
@@ -235,7 +235,8 @@ func (s *Leases) measure(a *lua.Ask, seen *lua.Seen, trip time.Duration) {
 	s.asks.Inc()
 	s.granted.Add(float64(seen.Lent.Units))
 	s.returned.Add(float64(a.Back))
-	s.trip.Store((7*s.trip.Load() + int64(trip)) / 8)
+	// The slow ones count at once: it is they that a lease has to outlast.
+	s.trip.Store(max(int64(trip), (7*s.trip.Load()+int64(trip))/8))
 }
 
 // note remembers that the lease may hold something.
