@@ -29,7 +29,7 @@ func neighbours(e *Explanation, k *Check) []string {
 	}
 	switch p := u.Peak; u.Pattern {
 	case burst:
-		out = append(out, fmt.Sprintf("Burst: %s of %s came within %s.", digits(p.Units), u.total(), up(p.To.Sub(p.From).Microseconds())))
+		out = append(out, fmt.Sprintf("Burst: %s of %s came within %s.", digits(p.Units), u.total(), up(max(1, p.To.Sub(p.From).Microseconds()))))
 	case steady:
 		out = append(out, fmt.Sprintf("Steady: at most %s of %s came within %s.", digits(p.Units), u.total(), up((k.lookBack()/10).Microseconds())))
 	}

@@ -15,8 +15,7 @@ const (
 	steady = "steady"
 )
 
-// Peak is what was admitted in the busiest tenth of a window; From and To are the slots of it, a hundredth of the window each, in which
-// anything was.
+// Peak is what was admitted in the busiest tenth of a window, from its first request to its last.
 type Peak struct {
 	Requests int64     `json:"requests"`
 	Units    int64     `json:"units"`
@@ -24,23 +23,23 @@ type Peak struct {
 	To       time.Time `json:"to"`
 }
 
-// slot is what a slot saw; ago counts slots back from the end of the window.
+// slot is what was taken in a slot; ago counts slots back from the end of the window. First and last are of what was admitted.
 type slot struct {
-	ago int64
+	ago         int64
+	first, last time.Time
 	Use
 }
 
 // pattern tells a burst from steady use. It is a burst where the busiest tenth of the window has at least half of all units and at least 3
-// requests, steady where it has less than half of at least 3 requests, and neither where so few requests took so much. Slots are in the order of
-// their age and width µs wide.
-func pattern(all []slot, u *UsedBy, width int64) (*Peak, string) {
+// requests, steady where it has less than half of at least 3 requests, and neither where so few requests took so much. Slots are in the order
+// of their age.
+func pattern(all []slot, u *UsedBy) (*Peak, string) {
 	var best *Peak
 	for i := range all {
 		if all[i].Requests == 0 {
 			continue
 		}
-		var p Peak
-		oldest := all[i].ago
+		p := Peak{To: all[i].last.UTC()}
 		for _, x := range all[i:] {
 			if x.ago >= all[i].ago+tenth {
 				break
@@ -48,12 +47,10 @@ func pattern(all []slot, u *UsedBy, width int64) (*Peak, string) {
 			if x.Requests > 0 {
 				p.Requests += x.Requests
 				p.Units += x.Units
-				oldest = x.ago
+				p.From = x.first.UTC()
 			}
 		}
 		if best == nil || p.Units > best.Units || p.Units == best.Units && p.Requests > best.Requests {
-			ago := func(n int64) time.Time { return u.To.Add(-time.Duration(n*width) * time.Microsecond) }
-			p.From, p.To = ago(oldest+1), ago(all[i].ago)
 			best = &p
 		}
 	}

@@ -20,6 +20,8 @@ const (
 	// startSlack is how long before its decision a request may have begun, and how far the proxies' clocks may lie apart: rows are
 	// ordered by the proxy's time of the start, and windows are of Redis' time of the decision.
 	startSlack = time.Minute
+	// lookTimeout bounds the look at the others: the row itself was read just before, so that the store is there and there is too much to read.
+	lookTimeout = 10 * time.Second
 )
 
 // How the users of a limit are told apart.
@@ -97,6 +99,9 @@ func (k *Check) lookBack() time.Duration {
 // uses are the rows of the window with the limit's part of their checks. Denials that were counted together have no subject: they are the
 // limit's if it has one bucket for all, or their key's. A request that was forwarded has taken its cost, or the tokens that it turned out to
 // use; one that cost nothing and used none has given back its tokens.
+//
+// The limit's check is found in the text and its fields are the first of their names behind it: to parse the JSON takes ten times as long. A quote inside
+// of a JSON string is escaped, so that no name of a client's can look like a field.
 const uses = `
 SELECT key_id, route, model, n, at,
        decision = 'forwarded' AND seen AND NOT refused AS took,
@@ -104,24 +109,24 @@ SELECT key_id, route, model, n, at,
        if({unit:String} != 'tokens', cost, if(tokens > 0, tokens, if(cost_nano = 0, 0, cost))) AS u
   FROM (
     SELECT key_id, route, model, decision, requests AS n, input_tokens + output_tokens AS tokens, cost_nano,
-           arrayFirst(x -> JSONExtractString(x, 'id') = {limit:String}, JSONExtractArrayRaw(checks)) AS c,
-           NOT JSONHas(c, 'scope') AS bare,
-           NOT bare AND JSONExtractString(c, 'subject') = {subject:String} AS seen,
+           substring(checks, position(checks, {needle:String})) AS c,
+           NOT simpleJSONHas(c, 'scope') AS bare,
+           NOT bare AND simpleJSONExtractString(c, 'subject') = {subject:String} AS seen,
            bare AND ({subject:String} = '' OR {scope:String} = 'key' AND key_id = {subject:String}) AS counted,
-           JSONExtractBool(c, 'denied') AS refused,
-           JSONExtractInt(c, 'cost') AS cost,
-           if(bare, time, parseDateTime64BestEffortOrZero(JSONExtractString(c, 'decided_at'), 6, 'UTC')) AS at
+           simpleJSONExtractBool(c, 'denied') AS refused,
+           simpleJSONExtractInt(c, 'cost') AS cost,
+           if(bare, time, parseDateTime64BestEffortOrZero(simpleJSONExtractString(c, 'decided_at'), 6, 'UTC')) AS at
       FROM requests
      WHERE workspace = {workspace:String} AND id != {id:String}
        AND time >= fromUnixTimestamp64Micro({from:Int64} - {slack:Int64}, 'UTC')
        AND time <= fromUnixTimestamp64Micro({to:Int64} + {slack:Int64}, 'UTC')
        AND position(checks, {needle:String}) > 0
   )
- WHERE c != '' AND at > fromUnixTimestamp64Micro({from:Int64}, 'UTC') AND at <= fromUnixTimestamp64Micro({to:Int64}, 'UTC')
+ WHERE at > fromUnixTimestamp64Micro({from:Int64}, 'UTC') AND at <= fromUnixTimestamp64Micro({to:Int64}, 'UTC')
    AND (took OR was_denied)`
 
 // sums are what a group of uses took together.
-const sums = "toInt64(sumIf(n, took)), toInt64(sumIf(u, took)), toInt64(sumIf(n, was_denied))"
+const sums = "toInt64(sumIf(n, took)) AS requests, toInt64(sumIf(u, took)) AS units, toInt64(sumIf(n, was_denied)) AS denied"
 
 // usedBy reads who else used the limit of a check of the request; nil where that cannot be asked. Errors are problems.
 func (s *Service) usedBy(ctx context.Context, workspace, id string, k *Check) (*UsedBy, error) {
@@ -130,17 +135,20 @@ func (s *Service) usedBy(ctx context.Context, workspace, id string, k *Check) (*
 		return nil, nil //nolint:nilnil // an explanation without it is whole
 	}
 	slack := startSlack + time.Duration(max(k.ClockOffsetUS, -k.ClockOffsetUS))*time.Microsecond
-	width := max(1, k.lookBack().Microseconds()/slots)
+	width := max(1, k.lookBack().Microseconds()/slots) // µs of a slot
 	params := []any{
-		param("workspace", workspace), param("id", id), param("limit", k.ID), param("unit", k.Unit), param("scope", k.Scope),
+		param("workspace", workspace), param("id", id), param("unit", k.Unit), param("scope", k.Scope),
 		param("subject", k.Subject), param("needle", needle(k.ID)), param("from", u.From.UnixMicro()), param("to", u.To.UnixMicro()),
 		param("slack", slack.Microseconds()), param("width", width), param("top", uint64(topUsers)),
 	}
-	err := s.readSlots(ctx, u, width, params)
+	bounded, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	err := s.readSlots(bounded, u, params)
 	if err == nil && u.Requests+u.Denied > 0 {
-		err = s.readUsers(ctx, u, params)
+		err = s.readUsers(bounded, u, params)
 	}
-	if p, ok := errors.AsType[*problem.Problem](err); ok && p.Status == http.StatusBadRequest {
+	p, ok := errors.AsType[*problem.Problem](err)
+	if ok && p.Status == http.StatusBadRequest || err != nil && bounded.Err() != nil && ctx.Err() == nil {
 		// There is too much to read, and what else is known explains a lot.
 		return &UsedBy{Limit: u.Limit, Unit: u.Unit, By: u.By, From: u.From, To: u.To, Data: []User{}, Incomplete: true}, nil
 	}
@@ -157,19 +165,19 @@ func needle(limit string) string {
 }
 
 // readSlots reads the sums and when in the window they were taken.
-func (s *Service) readSlots(ctx context.Context, u *UsedBy, width int64, params []any) error {
+func (s *Service) readSlots(ctx context.Context, u *UsedBy, params []any) error {
 	var all []slot
-	sql := "SELECT intDiv({to:Int64} - toUnixTimestamp64Micro(at), {width:Int64}) AS slot, " + sums + " FROM (" + uses + ") GROUP BY slot ORDER BY slot"
+	sql := "SELECT intDiv({to:Int64} - toUnixTimestamp64Micro(at), {width:Int64}) AS slot, minIf(at, took), maxIf(at, took), " + sums + " FROM (" + uses + ") GROUP BY slot ORDER BY slot"
 	err := s.ask(ctx, sql, params, func(rows driver.Rows) error {
 		var x slot
-		if err := rows.Scan(&x.ago, &x.Requests, &x.Units, &x.Denied); err != nil {
+		if err := rows.Scan(&x.ago, &x.first, &x.last, &x.Requests, &x.Units, &x.Denied); err != nil {
 			return err
 		}
 		u.add(x.Use)
 		all = append(all, x)
 		return nil
 	})
-	u.Peak, u.Pattern = pattern(all, u, width)
+	u.Peak, u.Pattern = pattern(all, u)
 	return err
 }
 
@@ -180,8 +188,7 @@ func (s *Service) readUsers(ctx context.Context, u *UsedBy, params []any) error 
 	if u.By == byRouteModel {
 		names, by = "'', route, model", "route, model"
 	}
-	sql := "SELECT " + names + ", requests, units, denied, toInt64(count() OVER ()) FROM (SELECT " + by + ", " +
-		"toInt64(sumIf(n, took)) AS requests, toInt64(sumIf(u, took)) AS units, toInt64(sumIf(n, was_denied)) AS denied FROM (" + uses + ") GROUP BY " + by +
+	sql := "SELECT " + names + ", requests, units, denied, toInt64(count() OVER ()) FROM (SELECT " + by + ", " + sums + " FROM (" + uses + ") GROUP BY " + by +
 		") ORDER BY units DESC, requests DESC, denied DESC, " + by + " LIMIT {top:UInt64}"
 	rest, users := u.Use, int64(0)
 	err := s.ask(ctx, sql, params, func(rows driver.Rows) error {

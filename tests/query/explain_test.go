@@ -1,8 +1,10 @@
 package query_test
 
 import (
+	"bytes"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -237,7 +239,7 @@ func TestExplainSaysWhatAKeyUsedItsOwnLimitFor(t *testing.T) {
 		"Admitted by limit tpm: 1000 tokens per minute for key key_a (key scope). It took 300, and 500 of 1000 remained.",
 		`In the 60 s before, it admitted 170 tokens in 5 requests of this key, by route and model: 150 to openai gpt-4o, 20 to openai "o'3 \n".`,
 		"In that time it refused 4 more requests of this key, by route and model: 4 of a flood, counted without a route.",
-		"Burst: 150 of 170 tokens came within 3 s.",
+		"Burst: 150 of 170 tokens came within 2 s.",
 		"Redis' clock, by which limits are decided, was 12 ms ahead of the proxy's.",
 		"Decided with policy version 7.",
 	}
@@ -245,6 +247,29 @@ func TestExplainSaysWhatAKeyUsedItsOwnLimitFor(t *testing.T) {
 		t.Errorf("why (-want +got):\n%s", diff)
 	}
 	if u := got.UsedBy; u == nil || u.By != "route_model" || u.Requests != 5 || u.Units != 170 || u.Pattern != "burst" || u.Denied != 4 {
+		t.Errorf("used by: %+v", u)
+	}
+}
+
+// Clients choose the names of models: none can look like a part of the record.
+func TestExplainOfALimitForAModelWithAnOddName(t *testing.T) {
+	r := newRig(t)
+	const odd = "m\"<é😀>\\\n{\"id\":\"lim_x\",\"cost\":99,\"denied\":true}"
+	check := func(id, model string) *rateguardv1.Check {
+		return &rateguardv1.Check{Id: id, Scope: "model", Subject: model, Limit: 10, Used: 4, Remaining: 6, Cost: 1, Unit: "requests", Algorithm: "sliding_window", WindowUs: 60e6}
+	}
+	one := func(id, model string, before time.Duration) (*rateguardv1.Event, string) {
+		return decision{workspace: r.mine, key: "key_a", model: model, at: noon.Add(-before), check: check(id, model)}.record()
+	}
+	first, _ := one("lim_x", odd, 2*time.Second)
+	second, _ := one("lim_x", odd, time.Second)
+	plain, _ := one("lim_x", "m", time.Second)     // another model's bucket
+	other, _ := one("lim_other", odd, time.Second) // another limit, whose subject only looks as if it were lim_x
+	e, id := one("lim_x", odd, 0)
+	r.project(first, second, plain, other, e)
+	var got explanation
+	r.get(r.mine, "/requests/"+id+"/explain", http.StatusOK, &got)
+	if u := got.UsedBy; u == nil || u.Requests != 2 || u.Units != 2 || u.Denied != 0 {
 		t.Errorf("used by: %+v", u)
 	}
 }
@@ -258,5 +283,31 @@ func TestExplainOfCountedDenials(t *testing.T) {
 	const want = "This row counts 40 requests of key key_a that were refused by lim_x with rate_limit_exceeded (429)"
 	if len(got.Why) != 1 || !strings.HasPrefix(got.Why[0], want) || got.UsedBy != nil || len(got.Checks) != 1 {
 		t.Errorf("got %s", fmt.Sprintf("%+v", got))
+	}
+}
+
+// A window whose log is too large to be read costs the explanation its neighbours and nothing else.
+func TestExplainWithoutTheLogOfTheWindow(t *testing.T) {
+	r := newRigOn(t, inFront(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			body, err := io.ReadAll(req.Body)
+			if err != nil || strings.Contains(string(body), "simpleJSON") {
+				w.Header().Set("X-ClickHouse-Exception-Code", "159")
+				http.Error(w, "Code: 159. DB::Exception: Timeout exceeded. (TIMEOUT_EXCEEDED)", http.StatusInternalServerError)
+				return
+			}
+			req.Body = io.NopCloser(bytes.NewReader(body))
+			next.ServeHTTP(w, req)
+		})
+	}))
+	if err := store.Requests(r.store).Create(t.Context(), "g1"); err != nil {
+		t.Fatalf("creating the table: %v", err)
+	}
+	e, id := decision{workspace: r.mine, key: "key_a", at: noon, check: &rateguardv1.Check{Id: "l", Scope: "workspace", Limit: 10, Unit: "requests", WindowUs: 60e6}}.record()
+	r.project(e)
+	var got explanation
+	r.get(r.mine, "/requests/"+id+"/explain", http.StatusOK, &got)
+	if len(got.Why) != 4 || !strings.HasPrefix(got.Why[1], "Who else used it is not known") || got.UsedBy == nil || !got.UsedBy.Incomplete {
+		t.Errorf("got %+v", got)
 	}
 }
