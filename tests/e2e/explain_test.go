@@ -72,13 +72,13 @@ func TestALimitedRequestIsExplained(t *testing.T) {
 		}
 		return out
 	}
-	shared := put("shared", adminclient.PutLimit{Scope: "workspace", Limit: 6})
 	harness.Eventually(t, 10*harness.InForceWithin, func() error {
 		if got := send(t, s, request{method: http.MethodGet, key: other.Secret, path: "/http/x"}); got.status != http.StatusOK {
 			return fmt.Errorf("the other key gets %d", got.status)
 		}
 		return nil
 	})
+	shared := put("shared", adminclient.PutLimit{Scope: "workspace", Limit: 6})
 	admitted, last, refused := exhaust(t, s, tenant, tenant.Key, tenant.Key, other.Secret)
 	why := explain(t, s, tenant, refused.id())
 	ids := map[string]string{tenant.Key: tenant.KeyID, other.Secret: other.ID}
