@@ -120,7 +120,55 @@ func (c *Client) Request(ctx context.Context, workspace, id string) (Request, er
 	return call[Request](ctx, c, http.MethodGet, in(workspace, "requests", id), nil)
 }
 
-// Explain returns why a request was decided as it was, as the API's own document.
+// Explanation is what Explain's document says that people read; the document has more.
+type Explanation struct {
+	// Why holds sentences.
+	Why          []string      `json:"why"`
+	Checks       []Check       `json:"checks"`
+	Reservations []Reservation `json:"reservations"`
+}
+
+// Check is what a limit or budget saw when a request was decided, in its unit; a budget's is nano-USD.
+type Check struct {
+	ID           string `json:"id"`
+	Kind         string `json:"kind"`
+	Scope        string `json:"scope"`
+	Subject      string `json:"subject"`
+	Unit         string `json:"unit"`
+	Limit        int64  `json:"limit"`
+	WindowUS     int64  `json:"window_us"`
+	Used         int64  `json:"used"`
+	Remaining    int64  `json:"remaining"`
+	Cost         int64  `json:"cost"`
+	ResetAfterUS int64  `json:"reset_after_us"`
+	RetryAfterUS int64  `json:"retry_after_us"`
+	Denied       bool   `json:"denied"`
+	// DecidedBy is "redis", "lease" or "local".
+	DecidedBy string `json:"decided_by"`
+}
+
+// Reservation is the life of one attempt in the ledger.
+type Reservation struct {
+	ID string `json:"id"`
+	// BoundUSD is a decimal string; nil when the call had no bound.
+	BoundUSD *string `json:"bound_usd"`
+	// OpenedAt is nil and Outcomes is empty until the ledger has an end.
+	OpenedAt *time.Time           `json:"opened_at"`
+	Outcomes []ReservationOutcome `json:"outcomes"`
+}
+
+// ReservationOutcome is one revision of a reservation's end.
+type ReservationOutcome struct {
+	Revision int    `json:"revision"`
+	Kind     string `json:"kind"`
+	// CostUSD is a decimal string; nil when the model has no price.
+	CostUSD   *string   `json:"cost_usd"`
+	Estimated bool      `json:"estimated"`
+	Reason    string    `json:"reason"`
+	Time      time.Time `json:"time"`
+}
+
+// Explain returns why a request was decided as it was, as the API's own document; it can be read as an Explanation.
 func (c *Client) Explain(ctx context.Context, workspace, id string) (json.RawMessage, error) {
 	return call[json.RawMessage](ctx, c, http.MethodGet, in(workspace, "requests", id, "explain"), nil)
 }

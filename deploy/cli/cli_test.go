@@ -38,6 +38,14 @@ const (
 	req = `{"id":"0190","time":"2026-11-23T10:00:00.123Z","key_id":"key_1","route":"openai","provider":"openai","model":"gpt-4o","endpoint":"chat","method":"POST",` +
 		`"status":200,"decision":"forwarded","stream":true,"input_tokens":12,"cached_tokens":0,"cache_write_tokens":0,"output_tokens":34,"reasoning_tokens":0,` +
 		`"cost_usd":"0.00037","estimated":false,"price_version":"v1","latency_ms":812.5,"ttft_ms":210,"overhead_us":90,"client_ip":"127.0.0.1","country":""}`
+	explained = `{"why":["Refused by limit rpm: 60 requests per minute for key key_1 (key scope).","Decided \u001b with policy version 7."],"checks":[` +
+		`{"id":"rpm","kind":"limit","scope":"key","subject":"key_1","unit":"requests","limit":60,"window_us":60000000,"used":60,"remaining":0,"cost":1,` +
+		`"reset_after_us":59500000,"retry_after_us":800000,"denied":true,"decided_by":"redis"},` +
+		`{"id":"tpd","kind":"limit","scope":"workspace","subject":"","unit":"tokens","limit":90000,"window_us":86400000000,"used":512,"remaining":89488,"cost":40,` +
+		`"reset_after_us":1,"retry_after_us":0,"denied":false,"decided_by":"redis"}],"reservations":[` +
+		`{"id":"0190/1","bound_usd":"2","opened_at":"2026-11-23T10:00:00Z","outcomes":[` +
+		`{"revision":1,"kind":"settled","cost_usd":"1.000000001","estimated":false,"reason":"","price_version":"v1","time":"2026-11-23T10:00:01Z"},` +
+		`{"revision":2,"kind":"settled","cost_usd":null,"estimated":false,"reason":"repriced","price_version":"v2","time":"2026-11-23T11:00:01Z"}]}]}`
 )
 
 func newAPI(t *testing.T) (*api, string) {
@@ -59,13 +67,15 @@ func newAPI(t *testing.T) (*api, string) {
 			`"as_of":"2026-11-23T10:00:05Z","stale":false}`,
 		"GET /v1/workspaces/ws_1/requests?limit=50&model=gpt-4o": `{"data":[` + req + `],"next":""}`,
 		"GET /v1/workspaces/ws_1/requests/0190":                  req,
-		"GET /v1/workspaces/ws_1/requests/0190/explain":          `{"id":"0190","checks":[],"cost_usd":"0.00037"}`,
-		"GET /v1/workspaces/ws_1/limits":                         `{"data":[` + limit + `],"next":""}`,
-		"GET /v1/workspaces/ws_1/limits/rpm":                     limit,
-		"PUT /v1/workspaces/ws_1/limits/rpm":                     limit,
-		"PUT /v1/workspaces/ws_1/limits/tpd":                     `{"name":"tpd","scope":"workspace","match":{},"unit":"tokens","algorithm":"fixed_window","limit":9,"window":"24h0m0s","mode":"strict","on_store_failure":"open"}`,
-		"DELETE /v1/workspaces/ws_1/limits/rpm":                  ``,
-		"DELETE /v1/workspaces/ws_1/routes/openai":               ``,
+		"GET /v1/workspaces/ws_1/requests/0190/explain":          explained,
+		"GET /v1/workspaces/ws_1/requests/0191/explain": `{"why":["Admitted: no limit or budget applied to it."],"checks":[],` +
+			`"reservations":[{"id":"0191/1","bound_usd":null,"opened_at":null,"outcomes":[]}]}`,
+		"GET /v1/workspaces/ws_1/limits":           `{"data":[` + limit + `],"next":""}`,
+		"GET /v1/workspaces/ws_1/limits/rpm":       limit,
+		"PUT /v1/workspaces/ws_1/limits/rpm":       limit,
+		"PUT /v1/workspaces/ws_1/limits/tpd":       `{"name":"tpd","scope":"workspace","match":{},"unit":"tokens","algorithm":"fixed_window","limit":9,"window":"24h0m0s","mode":"strict","on_store_failure":"open"}`,
+		"DELETE /v1/workspaces/ws_1/limits/rpm":    ``,
+		"DELETE /v1/workspaces/ws_1/routes/openai": ``,
 	}}
 	s := httptest.NewServer(a)
 	t.Cleanup(s.Close)
@@ -131,6 +141,8 @@ func TestOutput(t *testing.T) {
 		{"requests", "requests list --model gpt-4o"},
 		{"request_yaml", "requests get 0190 -o yaml"},
 		{"explain", "requests explain 0190"},
+		{"explain_open", "requests explain 0191"},
+		{"explain_json", "requests explain 0190 -o json"},
 		{"version", "version"},
 		{"help", "help"},
 	} {

@@ -50,17 +50,7 @@ func (a *app) requests() *cobra.Command {
 			}
 			return one(a, r, requestColumns)
 		}),
-		a.command("explain ID", "Say why a request was let through or refused, and what it cost", 1, func(ctx context.Context, args []string) error {
-			c, ws, err := a.in(ctx)
-			if err != nil {
-				return err
-			}
-			doc, err := c.Explain(ctx, ws, args[0])
-			if err != nil {
-				return err
-			}
-			return a.document(doc)
-		}),
+		a.explainRequest(),
 	)
 }
 

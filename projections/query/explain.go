@@ -2,7 +2,6 @@ package query
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -14,8 +13,14 @@ import (
 
 // Explanation is everything that is recorded of one request and its decision.
 type Explanation struct {
-	Request        Request           `json:"request"`
-	Checks         json.RawMessage   `json:"checks"`
+	Request Request `json:"request"`
+	// Why says in sentences why the request was decided as it was.
+	Why    []string `json:"why"`
+	Checks []Check  `json:"checks"`
+	// Binding is the id of the limit or budget that refused the request, or that had least left for it; nil where none applied.
+	Binding *string `json:"binding"`
+	// UsedBy is who else used the binding limit; nil where none applied or its window is not known.
+	UsedBy         *UsedBy           `json:"used_by"`
 	PolicyVersion  uint64            `json:"policy_version"`
 	PriceVersion   string            `json:"price_version"`
 	UpstreamStatus uint16            `json:"upstream_status"`
@@ -53,12 +58,16 @@ func (s *Service) Explain(ctx context.Context, workspace, id string) (e Explanat
 		return e, found, err
 	}
 	e = Explanation{
-		Request: r, Checks: json.RawMessage(r.more.checks), PolicyVersion: r.more.policyVersion, PriceVersion: r.PriceVersion,
+		Request: r, Checks: readChecks(r.more.checks), PolicyVersion: r.more.policyVersion, PriceVersion: r.PriceVersion,
 		UpstreamStatus: r.more.upstreamStatus, IdempotencyKey: r.more.idempotencyKey, Tags: r.more.tags, ProducerID: r.more.producerID,
 	}
-	if len(e.Checks) == 0 || !json.Valid(e.Checks) {
-		e.Checks = json.RawMessage("[]")
+	if k := binding(e.Checks); k != nil {
+		e.Binding = &k.ID
+		if e.UsedBy, err = s.usedBy(ctx, workspace, id, k); err != nil {
+			return e, false, err
+		}
 	}
+	e.Why = Why(&e)
 	e.Reservations, err = s.reservations(ctx, workspace, id, r.more.reservationIDs)
 	return e, err == nil, err
 }

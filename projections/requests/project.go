@@ -3,7 +3,6 @@
 package requests
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -203,61 +202,6 @@ func decision(d rateguardv1.Decision) string {
 	default:
 		return ""
 	}
-}
-
-// check is one entry of the column checks.
-type check struct {
-	ID           string    `json:"id"`
-	Scope        string    `json:"scope"`
-	Kind         string    `json:"kind"`
-	Limit        int64     `json:"limit"`
-	Used         int64     `json:"used"`
-	Remaining    int64     `json:"remaining"`
-	ResetAfterUS int64     `json:"reset_after_us"`
-	Cost         int64     `json:"cost"`
-	Denied       bool      `json:"denied"`
-	DecidedAt    time.Time `json:"decided_at"`
-}
-
-func checks(list []*rateguardv1.Check) string {
-	if len(list) == 0 {
-		return "[]"
-	}
-	out := make([]check, len(list))
-	for i, c := range list {
-		out[i] = check{
-			ID: c.GetId(), Scope: c.GetScope(), Kind: c.GetKind(), Limit: c.GetLimit(), Used: c.GetUsed(), Remaining: c.GetRemaining(),
-			ResetAfterUS: c.GetResetAfterUs(), Cost: c.GetCost(), Denied: c.GetDenied(), DecidedAt: at(c.GetDecidedAtUnixUs()),
-		}
-	}
-	b, err := json.Marshal(out)
-	if err != nil {
-		return "[]" // only a time out of range could not be written, and at returns none
-	}
-	return string(b)
-}
-
-// refusal is the column checks of denials that were aggregated: which limit refused is all that is known of them.
-func refusal(limit string) string {
-	if limit == "" {
-		return "[]"
-	}
-	b, err := json.Marshal([]struct {
-		ID     string `json:"id"`
-		Denied bool   `json:"denied"`
-	}{{limit, true}})
-	if err != nil {
-		return "[]" // a string and a bool can always be written
-	}
-	return string(b)
-}
-
-// at returns the instant, the zero time where it is none.
-func at(us int64) time.Time {
-	if checkTime(us) != nil {
-		return time.Time{}
-	}
-	return time.UnixMicro(us).UTC()
 }
 
 func clamp16(v uint32) uint16 { return uint16(min(v, math.MaxUint16)) }

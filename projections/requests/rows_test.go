@@ -23,7 +23,10 @@ func recorded(cost *int64) *rateguardv1.RequestRecorded {
 		Context:   &rateguardv1.RequestContext{Method: "POST", Stream: true, ClientIp: "10.0.0.1", Country: "AT", IdempotencyKey: "i", Tags: map[string]string{"b": "2", "a": "1"}},
 		Usage:     &rateguardv1.Usage{InputTokens: 10, CacheReadTokens: 2, CacheWriteTokens: 3, OutputTokens: 5, ReasoningTokens: 1},
 		LatencyUs: 1500, TtftUs: 1 << 40, OverheadUs: -1, ReservationIds: []string{"01a20ac5/1"}, RequestBytes: 100, ResponseBytes: 200,
-		Checks:          []*rateguardv1.Check{{Id: "l1", Scope: "key", Kind: "limit", Limit: 5, Used: 1, Remaining: 4, DecidedAtUnixUs: at.UnixMicro()}},
+		Checks: []*rateguardv1.Check{{Id: "l1", Scope: "key", Kind: "limit", Limit: 5, Used: 1, Remaining: 4, DecidedAtUnixUs: at.UnixMicro()}, {
+			Id: "b1", Scope: "model", Kind: "limit", Limit: 60, Used: 60, ResetAfterUs: 60e6, Cost: 3, Denied: true, DecidedAtUnixUs: at.UnixMicro(), Unit: "requests",
+			Algorithm: "leaky_bucket", WindowUs: 60e6, Burst: 5, Subject: "gpt-4o", RetryAfterUs: 2, DecidedBy: "redis", ClockOffsetUs: -7, DelayUs: 9,
+		}},
 		StartedAtUnixUs: at.UnixMicro(),
 	}
 }

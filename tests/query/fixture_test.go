@@ -134,17 +134,21 @@ type row struct {
 	checks                                     string
 }
 
-// newRow returns a forwarded request of a workspace at a time.
-func newRow(ws string, at time.Time) row {
+// idAt returns an id that carries the time of its request.
+func idAt(at time.Time) string {
 	id := uuid.Must(uuid.NewV7())
-	// The id carries the time of its request.
 	ms := at.UnixMilli()
 	for i := range 6 {
 		id[i] = byte(ms >> (8 * (5 - i)))
 	}
+	return id.String()
+}
+
+// newRow returns a forwarded request of a workspace at a time.
+func newRow(ws string, at time.Time) row {
 	cost := int64(0)
 	return row{
-		workspace: ws, id: id.String(), key: "key_a", route: "openai", model: "gpt-4o", endpoint: "/v1/chat/completions", at: at,
+		workspace: ws, id: idAt(at), key: "key_a", route: "openai", model: "gpt-4o", endpoint: "/v1/chat/completions", at: at,
 		status: 200, input: 10, output: 5, cost: &cost, latency: 1000, checks: "[]",
 	}
 }

@@ -33,16 +33,25 @@ type tap struct {
 // newTap returns a tap and the URL that leads through it to a database.
 func newTap(t *testing.T) (*tap, func(database string) string) {
 	t.Helper()
+	tp := &tap{}
+	return tp, inFront(t, func(next http.Handler) http.Handler {
+		tp.proxy = next
+		return tp
+	})
+}
+
+// inFront puts a handler in front of ClickHouse and returns the URL that leads through it to a database.
+func inFront(t *testing.T, wrap func(next http.Handler) http.Handler) func(database string) string {
+	t.Helper()
 	target, err := url.Parse(analytics.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
-	tp := &tap{proxy: &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+	server := httptest.NewServer(wrap(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.Out.URL.Scheme, r.Out.URL.Host = "http", target.Host
-	}}}
-	server := httptest.NewServer(tp)
+	}}))
 	t.Cleanup(server.Close)
-	return tp, func(database string) string {
+	return func(database string) string {
 		u := *target
 		u.Host = strings.TrimPrefix(server.URL, "http://")
 		return withPath(t, u.String(), database)

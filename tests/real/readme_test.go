@@ -85,6 +85,9 @@ func TestREADME(t *testing.T) {
 			}
 		}
 	}
+	if !strings.HasPrefix(out["explain"], "Admitted") {
+		t.Errorf("example explain says of a request that was served:\n%s", out["explain"])
+	}
 	n.checkCosts(called)
 	n.checkOwnRoute()
 	n.stop()

@@ -1,0 +1,118 @@
+package query
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Kinds, scopes, algorithms and deciders of checks, as the proxy records them.
+const (
+	kindLimit  = "limit"
+	kindBudget = "budget"
+
+	scopeWorkspace = "workspace"
+	scopeKey       = "key"
+
+	unitTokens = "tokens"
+
+	tokenBucket   = "token_bucket"
+	slidingWindow = "sliding_window"
+	fixedWindow   = "fixed_window"
+	leakyBucket   = "leaky_bucket"
+
+	byRedis = "redis"
+	byLease = "lease"
+	byProxy = "local"
+)
+
+// Check is what one limit or budget saw when a request was decided. Amounts are in its unit, those of a budget in nano-USD. Fields that the
+// record lacks are zero: of denials that were counted together only the id is known.
+type Check struct {
+	ID    string `json:"id"`
+	Scope string `json:"scope"`
+	// Kind is "limit" or "budget".
+	Kind  string `json:"kind"`
+	Limit int64  `json:"limit"`
+	// Used and Remaining are after the decision, in which a denied request has taken nothing.
+	Used      int64 `json:"used"`
+	Remaining int64 `json:"remaining"`
+	// ResetAfterUS is how long until nothing is used any more.
+	ResetAfterUS int64 `json:"reset_after_us"`
+	// Cost is what the request takes.
+	Cost   int64 `json:"cost"`
+	Denied bool  `json:"denied"`
+	// DecidedAt is by the clock of Redis, of a local decision by the proxy's.
+	DecidedAt time.Time `json:"decided_at,omitzero"`
+	// Unit is "requests" or "tokens"; empty for a budget.
+	Unit      string `json:"unit"`
+	Algorithm string `json:"algorithm"`
+	WindowUS  int64  `json:"window_us"`
+	Burst     int64  `json:"burst"`
+	// Subject is the key, route, model or endpoint whose bucket it is; empty where the limit has one bucket.
+	Subject string `json:"subject"`
+	// RetryAfterUS of a denial is how long until the same request would have been admitted.
+	RetryAfterUS int64 `json:"retry_after_us"`
+	// DecidedBy is "redis", "lease" (tokens that the proxy had taken before) or "local" (the store was unavailable).
+	DecidedBy string `json:"decided_by"`
+	// ClockOffsetUS is the proxy's clock minus Redis' clock.
+	ClockOffsetUS int64 `json:"clock_offset_us"`
+	// DelayUS is how long a leaky bucket held the request.
+	DelayUS int64 `json:"delay_us"`
+}
+
+// readChecks reads the column checks; a text that is none, which only another program can have written, has no checks.
+func readChecks(column string) []Check {
+	checks := []Check{}
+	if err := json.Unmarshal([]byte(column), &checks); err != nil || checks == nil {
+		return []Check{}
+	}
+	for i := range checks {
+		if checks[i].DecidedAt.Unix() <= 0 {
+			checks[i].DecidedAt = time.Time{}
+		}
+	}
+	return checks
+}
+
+// room is how much the check's limit or budget holds at once.
+func (k *Check) room() int64 {
+	if k.Algorithm == tokenBucket && k.Burst > 0 {
+		return k.Burst
+	}
+	return k.Limit
+}
+
+func (k *Check) window() time.Duration { return time.Duration(k.WindowUS) * time.Microsecond }
+
+// binding returns the check that decided: of those that refused the one that did for longest, else the one with the smallest part of its room
+// left. It is nil where there are no checks.
+func binding(checks []Check) *Check {
+	var best *Check
+	for i := range checks {
+		if k := &checks[i]; best == nil || k.tighter(best) {
+			best = k
+		}
+	}
+	return best
+}
+
+func (k *Check) tighter(o *Check) bool {
+	if k.Denied != o.Denied {
+		return k.Denied
+	}
+	if k.Denied {
+		return k.RetryAfterUS > o.RetryAfterUS
+	}
+	if a, b := k.left(), o.left(); a < b || a > b {
+		return a < b
+	}
+	return k.ResetAfterUS > o.ResetAfterUS
+}
+
+// left is the part of the room that remains.
+func (k *Check) left() float64 {
+	if k.room() <= 0 {
+		return 1
+	}
+	return float64(k.Remaining) / float64(k.room())
+}
