@@ -1,6 +1,6 @@
 -- Decides one request: takes from all of its limits, or from none.
 -- KEYS[1]  state of the workspace, a hash: life (names the life of this state), pv (largest policy version seen), day (of the last renewal)
--- KEYS[2]  mark of the reservation: "a" once it has consumed, "x" once it never may
+-- KEYS[2]  mark of the reservation: "a" and the time once it has consumed, "x" once it never may
 -- KEYS[3]  set of the workspace's revoked keys
 -- KEYS[4…] the limits' keys, see limits() in buckets.lua
 -- ARGV[1]  identity of the server that the caller knows, ARGV[2] the life that it knows; empty: none yet
@@ -100,7 +100,7 @@ end
 
 local admitted = reply[1] == 1
 if admitted then
-  redis.call('SET', KEYS[2], 'a', 'PX', 15000)
+  redis.call('SET', KEYS[2], 'a' .. format('%.0f', now), 'PX', 15000)
 end
 for i = 1, #all do
   local l = all[i]
