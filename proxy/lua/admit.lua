@@ -113,6 +113,8 @@ for i = 1, #all do
       end
       l.n = l.n + l.amount * l.unit
       storeLevel(l, l.n, l.now)
+    elseif l.changed then
+      storeLevel(l, l.n, l.now)
     end
     reply[r + 1] = ceil(l.n / l.unit)
     if l.kind == 'b' then
@@ -125,6 +127,8 @@ for i = 1, #all do
   elseif l.kind == 'f' then
     if admitted and l.amount > 0 then
       l.n = l.n + l.amount
+      storeCount(l, l.n, l.start, l.now)
+    elseif l.changed then
       storeCount(l, l.n, l.start, l.now)
     end
     reply[r + 1], reply[r + 2] = l.n, max(0, l.limit - l.n)

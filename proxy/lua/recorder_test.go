@@ -48,6 +48,14 @@ type outcome struct {
 	waitUS   int64
 	admitted bool
 	err      error
+	// version is that of the policy by which it was asked.
+	version uint64
+}
+
+// policy is what a crowd asks by: one limit, or none.
+type policy struct {
+	limit   *lua.Limit
+	version uint64
 }
 
 // crowd is callers that ask as fast as they may, and a recorder of what they got.
@@ -55,8 +63,7 @@ type crowd struct {
 	tb testing.TB
 	// workspaces are asked in turn, each with the one limit and bucket.
 	workspaces []string
-	limit      atomic.Pointer[lua.Limit]
-	version    atomic.Uint64
+	policy     atomic.Pointer[policy]
 	// amount is what the n-th call takes.
 	amount func(n int64) int64
 	// pace is the least time between two calls of one caller; 0: none.
@@ -72,8 +79,7 @@ type crowd struct {
 
 func newCrowd(tb testing.TB, l *lua.Limit) *crowd {
 	c := &crowd{tb: tb, workspaces: []string{"ws"}, amount: func(int64) int64 { return 1 }}
-	c.limit.Store(l)
-	c.version.Store(1)
+	c.policy.Store(&policy{l, 1})
 	return c
 }
 
@@ -116,22 +122,27 @@ func (c *crowd) ask(ctx context.Context, a *lua.Admissions) {
 func (c *crowd) once(a *lua.Admissions) outcome {
 	n := c.calls.Add(1)
 	o := outcome{workspace: c.workspaces[n%int64(len(c.workspaces))], reservation: strconv.FormatInt(n, 10), amount: c.amount(n)}
-	r := c.request(o)
+	p := c.policy.Load()
+	o.version = p.version
+	r := c.by(p, o)
 	o.sent = time.Now()
 	d, err := a.Admit(context.WithoutCancel(c.tb.Context()), r)
 	o.took, o.err = time.Since(o.sent), err
 	if err == nil {
-		o.us, o.admitted, o.waitUS = d.NowUS, d.Admitted, d.Seen[0].WaitUS
+		o.us, o.admitted, o.waitUS = d.NowUS, d.Admitted, d.Wait().Microseconds()
 	}
 	return o
 }
 
-// request is the call of an outcome.
-func (c *crowd) request(o outcome) *lua.Request {
-	return &lua.Request{
-		Workspace: o.workspace, Reservation: o.reservation, Key: "k", PolicyVersion: c.version.Load(),
-		Takes: []lua.Take{{Limit: c.limit.Load(), Bucket: keyspace.Bucket(o.workspace, "l", ""), Amount: o.amount}},
+// request is the call of an outcome by the policy of now.
+func (c *crowd) request(o outcome) *lua.Request { return c.by(c.policy.Load(), o) }
+
+func (c *crowd) by(p *policy, o outcome) *lua.Request {
+	r := &lua.Request{Workspace: o.workspace, Reservation: o.reservation, Key: "k", PolicyVersion: p.version}
+	if p.limit != nil {
+		r.Takes = []lua.Take{{Limit: p.limit, Bucket: keyspace.Bucket(o.workspace, "l", ""), Amount: o.amount}}
 	}
+	return r
 }
 
 // end stops the callers and returns all that they got, in Redis' order; errors have no place in it.
