@@ -64,6 +64,8 @@ type crowd struct {
 	// workspaces are asked in turn, each with the one limit and bucket.
 	workspaces []string
 	policy     atomic.Pointer[policy]
+	// total is a second limit of each call, nil: none.
+	total *lua.Limit
 	// amount is what the n-th call takes.
 	amount func(n int64) int64
 	// pace is the least time between two calls of one caller; 0: none.
@@ -141,6 +143,9 @@ func (c *crowd) by(p *policy, o outcome) *lua.Request {
 	r := &lua.Request{Workspace: o.workspace, Reservation: o.reservation, Key: "k", PolicyVersion: p.version}
 	if p.limit != nil {
 		r.Takes = []lua.Take{{Limit: p.limit, Bucket: keyspace.Bucket(o.workspace, "l", ""), Amount: o.amount}}
+	}
+	if c.total != nil {
+		r.Takes = append(r.Takes, lua.Take{Limit: c.total, Bucket: keyspace.Bucket(o.workspace, "total", ""), Amount: o.amount})
 	}
 	return r
 }
@@ -267,7 +272,7 @@ func TestTheCheckerSeesEveryPair(t *testing.T) {
 	}
 }
 
-// used is what the bucket of a workspace shows as used: a call that takes nothing.
+// used is what the last bucket of a workspace shows as used: a call that takes nothing.
 func (c *crowd) used(a *lua.Admissions, workspace string) int64 {
 	c.tb.Helper()
 	var used int64
@@ -277,7 +282,7 @@ func (c *crowd) used(a *lua.Admissions, workspace string) int64 {
 		if err != nil {
 			return false
 		}
-		used = d.Seen[0].Used
+		used = d.Seen[len(d.Seen)-1].Used
 		return true
 	})
 	return used
