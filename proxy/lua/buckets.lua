@@ -7,7 +7,8 @@
 --                             hash what was taken in it. A slot of 1 µs makes the log exact.
 -- A bucket that another algorithm, rate or window left behind is taken over: what was used stays used. It is written anew by the
 -- first call that meets it, a denial too (`changed`), or it would leak by the old rate until one is admitted, whatever wait is told.
--- A time that is stored wins over a clock that went back, up to BACK; from further ahead it was written by a clock that was wrong.
+-- A time that is stored wins over a clock that went back, up to BACK; from further ahead it was written by a clock that was wrong,
+-- and the bucket is written anew likewise, or it would stand still until the clock has caught up.
 local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
 local match, format = string.match, string.format
 local BACK, MOST, GRACE = 60000000, 4503599627370496, 60000
@@ -46,7 +47,7 @@ local function level(l, v, now)
   n, at = tonumber(stored), tonumber(time)
   if at > now then
     if at - now > BACK then
-      at = now
+      at, l.changed = now, true
     else
       now = at
     end
@@ -86,6 +87,7 @@ local function count(l, v, now)
   start, n = tonumber(start), tonumber(n)
   if start > now then
     if start - now > BACK then
+      l.changed = true
       return n, now - now % w, now
     end
     now = start
