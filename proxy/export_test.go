@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"time"
@@ -48,4 +49,10 @@ func NewHandler(c HandlerConfig) (http.Handler, *ratelimit.Amends) {
 		forward: forward.Config{Drain: c.Drain, MaxBuffered: c.Buffer, MaxResponse: c.MaxResponse},
 	})
 	return http.HandlerFunc(s.serve), limits.Amends
+}
+
+// WatchIsolation looks until ctx ends whether both of the two answer.
+func WatchIsolation(ctx context.Context, redis, kafka func(context.Context) error, after time.Duration, log *slog.Logger, reg prometheus.Registerer) {
+	i := isolation{redis: redis, kafka: kafka, after: after, log: log, gauge: newIsolatedGauge(reg)}
+	i.run(ctx)
 }
