@@ -41,6 +41,8 @@ type Config struct {
 	// the spool to be shipped, 15 s: what is left is on disk, and the next start ships it.
 	ShutdownTimeout time.Duration
 	FlushTimeout    time.Duration
+	// IsolatedAfter is how long neither Redis nor Kafka must answer until the proxy says so, 10 s.
+	IsolatedAfter time.Duration
 	// ClientIPHeader and CountryHeader name headers that a trusted load balancer sets; empty: none.
 	ClientIPHeader string
 	CountryHeader  string
@@ -78,6 +80,9 @@ func (c Config) withDefaults() Config {
 	if c.FlushTimeout == 0 {
 		c.FlushTimeout = 15 * time.Second
 	}
+	if c.IsolatedAfter == 0 {
+		c.IsolatedAfter = 10 * time.Second
+	}
 	return c
 }
 
@@ -95,6 +100,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.DurationVar(&c.Drain, "drain", c.Drain, "how long an upstream may go on after its client has left")
 	fs.DurationVar(&c.ShutdownTimeout, "shutdown-timeout", c.ShutdownTimeout, "how long a shutdown waits for requests in flight")
 	fs.DurationVar(&c.FlushTimeout, "flush-timeout", c.FlushTimeout, "how long a shutdown then waits for the spool to be shipped; the next start ships the rest")
+	fs.DurationVar(&c.IsolatedAfter, "isolated-after", c.IsolatedAfter, "how long neither Redis nor Kafka must answer until the proxy says so")
 	fs.StringVar(&c.ClientIPHeader, "client-ip-header", c.ClientIPHeader, "header with the client's address, set by a trusted load balancer; empty: the connection's address")
 	fs.StringVar(&c.CountryHeader, "country-header", c.CountryHeader, "header with the client's country, set by a trusted load balancer; empty: none")
 	c.Kafka.Register(fs)
@@ -134,6 +140,9 @@ func (c Config) Validate() error {
 	}
 	if c.RedisTimeout < 0 {
 		errs = append(errs, errors.New("redis-timeout: negative"))
+	}
+	if c.IsolatedAfter < 0 {
+		errs = append(errs, errors.New("isolated-after: negative"))
 	}
 	if c.FlushTimeout < 0 {
 		errs = append(errs, errors.New("flush-timeout: negative"))

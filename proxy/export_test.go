@@ -55,3 +55,9 @@ func NewHandler(c HandlerConfig) (h http.Handler, background []func(context.Cont
 	})
 	return http.HandlerFunc(s.serve), background
 }
+
+// WatchIsolation looks until ctx ends whether both of the two answer.
+func WatchIsolation(ctx context.Context, redis, kafka func(context.Context) error, after time.Duration, log *slog.Logger, reg prometheus.Registerer) {
+	i := isolation{redis: redis, kafka: kafka, after: after, log: log, gauge: newIsolatedGauge(reg)}
+	i.run(ctx)
+}

@@ -47,6 +47,7 @@ type Server struct {
 	events   *emit.Emitter
 	chain    call.Handler
 	errors   *prometheus.CounterVec
+	isolated prometheus.Gauge
 }
 
 // New opens the spool and the listener and loads the configuration snapshot. It needs no Kafka.
@@ -96,6 +97,7 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 	s.view = view
 	s.follower = policy.NewFollower(view, s.cfg.Kafka, filepath.Join(s.cfg.DataDir, "config-snapshot"), s.log, reg)
 	s.errors = newErrorCounter(reg)
+	s.isolated = newIsolatedGauge(reg)
 	s.events = emit.New(s.spool, s.log, reg)
 	s.chain = newChain(parts{
 		view: view, events: s.events, client: s.client, slog: s.log, metrics: reg,
@@ -156,6 +158,7 @@ func (s *Server) Run(ctx context.Context) error {
 	front.Go(func() error { return s.follower.Run(ctx) })
 	front.Go(func() error { return s.sweep(ctx) })
 	front.Go(func() error { return s.followRevocations(ctx) })
+	front.Go(func() error { return s.watchIsolation(ctx) })
 	front.Go(func() error {
 		s.store.Watch(ctx)
 		return nil

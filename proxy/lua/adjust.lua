@@ -1,6 +1,6 @@
 -- Changes what a decided request has taken: gives back what it did not use, takes what it used above, takes all of it back, or takes
 -- afterwards what was let through while this store was away.
--- KEYS[1]  mark of the reservation, see admit.lua
+-- KEYS[1]  mark of the reservation, see admit.lua; it says when it consumed, which the caller does not know where the answer was lost
 -- KEYS[2…] the limits' keys, see limits() in buckets.lua
 -- ARGV[1]  "settle": amounts above 0 are given back, below 0 taken
 --          "cancel": everything is given back if the reservation has consumed; it never may again
@@ -11,23 +11,25 @@
 --          smaller amount had been taken in the first place. Cancel and charge have one effect, however often they run.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local mode = ARGV[1]
+local mode, taken = ARGV[1], nil
 if mode == 'cancel' then
   local mark = redis.call('GET', KEYS[1])
   redis.call('SET', KEYS[1], 'x', 'PX', 15000)
-  if mark ~= 'a' then
+  if not mark or string.sub(mark, 1, 1) ~= 'a' then
     return { 0, now }
   end
+  taken = tonumber(string.sub(mark, 2))
 elseif mode == 'charge' then
   if redis.call('EXISTS', KEYS[1]) == 1 then
     return { 0, now }
   end
-  redis.call('SET', KEYS[1], 'a', 'PX', 15000)
+  redis.call('SET', KEYS[1], 'a' .. format('%.0f', now), 'PX', 15000)
 end
 
 local all = limits(1, 1)
 for i = 1, #all do
   local l = all[i]
+  l.at = taken or l.at
   local back = mode == 'charge' and -l.amount or l.amount
   local v = redis.call('GET', l.key)
   if l.kind == 'b' or l.kind == 'l' then

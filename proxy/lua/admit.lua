@@ -1,6 +1,6 @@
 -- Decides one request: takes from all of its limits, or from none.
 -- KEYS[1]  state of the workspace, a hash: life (names the life of this state), pv (largest policy version seen), day (of the last renewal)
--- KEYS[2]  mark of the reservation: "a" once it has consumed, "x" once it never may
+-- KEYS[2]  mark of the reservation: "a" and the time once it has consumed, "x" once it never may
 -- KEYS[3]  set of the workspace's revoked keys
 -- KEYS[4…] the limits' keys, see limits() in buckets.lua
 -- ARGV[1]  identity of the server that the caller knows, ARGV[2] the life that it knows; empty: none yet
@@ -145,7 +145,7 @@ end
 
 local admitted, lent = reply[1] == 1, {}
 if admitted then
-  redis.call('SET', KEYS[2], 'a', 'PX', 15000)
+  redis.call('SET', KEYS[2], 'a' .. format('%.0f', now), 'PX', 15000)
 end
 for i = 1, #all do
   local l = all[i]
@@ -167,6 +167,8 @@ for i = 1, #all do
     end
     if l.changed then
       storeLevel(l, l.n, l.now)
+    elseif l.changed then
+      storeLevel(l, l.n, l.now)
     end
     reply[r + 1] = ceil(l.n / l.unit)
     if l.kind == 'b' then
@@ -179,6 +181,8 @@ for i = 1, #all do
   elseif l.kind == 'f' then
     if admitted and l.amount > 0 then
       l.n = l.n + l.amount
+      storeCount(l, l.n, l.start, l.now)
+    elseif l.changed then
       storeCount(l, l.n, l.start, l.now)
     end
     reply[r + 1], reply[r + 2] = l.n, max(0, l.limit - l.n)

@@ -5,8 +5,10 @@
 --   f start count window      fixed windows, aligned to the epoch
 --   s total last window       sliding windows; the list beside it holds the end of each slot that counts, oldest first, the
 --                             hash what was taken in it. A slot of 1 µs makes the log exact.
--- A bucket that another algorithm, rate or window left behind is taken over: what was used stays used.
--- A time that is stored wins over a clock that went back, up to BACK; from further ahead it was written by a clock that was wrong.
+-- A bucket that another algorithm, rate or window left behind is taken over: what was used stays used. It is written anew by the
+-- first call that meets it, a denial too (`changed`), or it would leak by the old rate until one is admitted, whatever wait is told.
+-- A time that is stored wins over a clock that went back, up to BACK; from further ahead it was written by a clock that was wrong,
+-- and the bucket is written anew likewise, or it would stand still until the clock has caught up.
 local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
 local match, format = string.match, string.format
 local BACK, MOST, GRACE = 60000000, 4503599627370496, 60000
@@ -39,18 +41,20 @@ local function level(l, v, now)
   local at, unit, drain, n = 0, l.unit, l.drain, 0
   local stored, time, oldUnit, oldDrain = match(v, '^b (%d+) (%d+) (%d+) (%d+)$')
   if not stored then
+    l.changed = true
     return min(used(v, now) * unit, MOST), now
   end
   n, at = tonumber(stored), tonumber(time)
   if at > now then
     if at - now > BACK then
-      at = now
+      at, l.changed = now, true
     else
       now = at
     end
   end
   if oldUnit ~= l.unitText or oldDrain ~= l.drainText then
     -- Another rate held until nobody knows when: the slower of the two leaks.
+    l.changed = true
     local u = tonumber(oldUnit)
     local whole = floor(n / u)
     n = min(whole * unit + ceil((n - whole * u) / u * unit), MOST)
@@ -76,12 +80,14 @@ local function count(l, v, now)
     return 0, now - now % w, now
   end
   local start, n, old = match(v, '^f (%d+) (%d+) (%d+)$')
+  l.changed = not start or old ~= l.windowText
   if not start then
     return used(v, now), now - now % w, now
   end
   start, n = tonumber(start), tonumber(n)
   if start > now then
     if start - now > BACK then
+      l.changed = true
       return n, now - now % w, now
     end
     now = start
