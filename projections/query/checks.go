@@ -3,22 +3,14 @@ package query
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/rateguard/rateguard/schemas/limit"
 )
 
-// Kinds, scopes, algorithms and deciders of checks, as the proxy records them.
+// Kinds and deciders of checks, as the proxy records them.
 const (
 	kindLimit  = "limit"
 	kindBudget = "budget"
-
-	scopeWorkspace = "workspace"
-	scopeKey       = "key"
-
-	unitTokens = "tokens"
-
-	tokenBucket   = "token_bucket"
-	slidingWindow = "sliding_window"
-	fixedWindow   = "fixed_window"
-	leakyBucket   = "leaky_bucket"
 
 	byRedis = "redis"
 	byLease = "lease"
@@ -76,7 +68,7 @@ func readChecks(column string) []Check {
 
 // room is how much the check's limit or budget holds at once.
 func (k *Check) room() int64 {
-	if k.Algorithm == tokenBucket && k.Burst > 0 {
+	if k.Algorithm == limit.TokenBucket && k.Burst > 0 {
 		return k.Burst
 	}
 	return k.Limit

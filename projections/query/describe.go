@@ -3,6 +3,8 @@ package query
 import (
 	"fmt"
 	"strconv"
+
+	"github.com/rateguard/rateguard/schemas/limit"
 )
 
 // describe names a limit and what it allows to whom, and ends with a full stop.
@@ -25,7 +27,7 @@ func (k *Check) whom() string {
 	switch {
 	case k.Subject != "":
 		return k.Scope + " " + name(k.Subject) + " (" + k.Scope + " scope)"
-	case k.Scope == scopeWorkspace:
+	case k.Scope == limit.ScopeWorkspace:
 		return "the whole workspace (workspace scope)"
 	case k.Scope == "":
 		return "what it matches"
@@ -40,7 +42,7 @@ func (k *Check) full() string {
 		return fmt.Sprintf("%s of it were spent or reserved when the request came; it needed up to %s.", usd(k.Used), usd(k.Cost))
 	case k.DecidedBy == byProxy:
 		return fmt.Sprintf("Of this proxy's share of it %d were used and %d remained when the request came; it asked for %d.", k.Used, k.Remaining, k.Cost)
-	case k.Algorithm == leakyBucket:
+	case k.Algorithm == limit.LeakyBucket:
 		return fmt.Sprintf("It lets one out after the other, %d waited when the request came, and no more may; it asked for %d.", k.Used, k.Cost)
 	case k.room() != k.Limit:
 		return fmt.Sprintf("%d of the %d that it holds at once were used when the request came; it asked for %d.", k.Used, k.room(), k.Cost)
@@ -55,7 +57,7 @@ func (k *Check) rest() string {
 		return usd(k.Remaining) + " of it remained"
 	case k.DecidedBy == byProxy:
 		return fmt.Sprintf("of this proxy's share of it %d remained", k.Remaining)
-	case k.Algorithm == leakyBucket:
+	case k.Algorithm == limit.LeakyBucket:
 		return fmt.Sprintf("%d more could wait", k.Remaining)
 	case k.Limit < k.room():
 		return fmt.Sprintf("at least %d of the %d that it holds at once remained", k.Remaining, k.room()) // what remains is recorded up to the limit

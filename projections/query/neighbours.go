@@ -3,6 +3,8 @@ package query
 import (
 	"fmt"
 	"strings"
+
+	"github.com/rateguard/rateguard/schemas/limit"
 )
 
 // neighbours says who else used the limit, and how.
@@ -13,7 +15,7 @@ func neighbours(e *Explanation, k *Check) []string {
 	}
 	when := "In the " + near(u.To.Sub(u.From).Microseconds()) + " before"
 	switch {
-	case k.Algorithm == fixedWindow && u.From.Equal(k.DecidedAt.Truncate(k.window())):
+	case k.Algorithm == limit.FixedWindow && u.From.Equal(k.DecidedAt.Truncate(k.window())):
 		when = "Since its window began " + near(u.To.Sub(u.From).Microseconds()) + " before"
 	case k.lookBack() == maxLookBack && k.window() > maxLookBack:
 		when = "In the last " + near(maxLookBack.Microseconds()) + " of its window"
@@ -38,7 +40,7 @@ func neighbours(e *Explanation, k *Check) []string {
 
 // total names all that was taken, as the part of a sentence.
 func (u *UsedBy) total() string {
-	if u.Unit == unitTokens {
+	if u.Unit == limit.UnitTokens {
 		return digits(u.Units) + " tokens"
 	}
 	if u.Units != u.Requests {
@@ -50,7 +52,7 @@ func (u *UsedBy) total() string {
 // amount says how much a use is.
 func (u *Use) amount(unit string) string {
 	switch {
-	case unit == unitTokens:
+	case unit == limit.UnitTokens:
 		return plural(u.Units, "token") + " in " + plural(u.Requests, "request")
 	case u.Units != u.Requests:
 		return plural(u.Requests, "request") + " that count as " + digits(u.Units)
@@ -60,7 +62,7 @@ func (u *Use) amount(unit string) string {
 
 // counts is the number by which users of the limit are compared in words.
 func (u *UsedBy) counts(x *Use) int64 {
-	if u.Unit == unitTokens {
+	if u.Unit == limit.UnitTokens {
 		return x.Units
 	}
 	return x.Requests

@@ -10,6 +10,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/rateguard/rateguard/projections/problem"
+	"github.com/rateguard/rateguard/schemas/limit"
 )
 
 const (
@@ -80,11 +81,11 @@ func newUsedBy(k *Check) (*UsedBy, bool) {
 		return nil, false
 	}
 	u := &UsedBy{Limit: k.ID, Unit: k.Unit, By: byKey, To: k.DecidedAt, Data: []User{}}
-	if k.Scope == scopeKey && k.Subject != "" {
+	if k.Scope == limit.ScopeKey && k.Subject != "" {
 		u.By = byRouteModel
 	}
 	u.From = u.To.Add(-k.lookBack())
-	if start := k.DecidedAt.Truncate(k.window()); k.Algorithm == fixedWindow && start.After(u.From) {
+	if start := k.DecidedAt.Truncate(k.window()); k.Algorithm == limit.FixedWindow && start.After(u.From) {
 		u.From = start
 	}
 	return u, true
