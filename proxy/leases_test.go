@@ -120,7 +120,7 @@ func TestRefusedRequestsSpendNoLease(t *testing.T) {
 // What a request did not use of its bound goes back to the bucket, and what a lease ends with too.
 func TestUnusedTokensOfALeaseAreGivenBack(t *testing.T) {
 	t.Parallel()
-	tokens := leased(slow("tokens", limit.ScopeWorkspace, 1_000_000_000))
+	tokens := leased(slow("tokens", limit.ScopeWorkspace, 10_000_000)) // a third of a token leaks a second
 	tokens.Unit = limit.UnitTokens
 	// The answer uses 1,010 tokens; the bound is above that.
 	store := redistest.Start(t)
@@ -147,7 +147,7 @@ func TestUnusedTokensOfALeaseAreGivenBack(t *testing.T) {
 	}
 	eventually(t, func() bool {
 		u := used(t, store, "tokens")
-		return u >= n*1010 && u <= n*1010+n // some give back less by what has leaked
+		return u >= n*1010-n && u <= n*1010+n // the bucket leaks, and what comes back is less by what leaked meanwhile
 	}, "unused tokens to be given back")
 }
 
