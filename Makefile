@@ -85,6 +85,7 @@ standalone-modules: ## Build each module alone: go.work hides an import in the w
 bench: build ## Measure the proxy against a bare reverse proxy; prints a table, writes JSON to bench/out
 	@mkdir -p bench/out
 	@go run ./tests/load -bin bin -out bench/out/load.json
+	@cd proxy && go test -run '^$$' -bench Decision -benchtime 2s ./lua
 
 .PHONY: soak
 soak: build ## Kill everything each 10 s under 200 requests/s, then watch the proxy's memory for 10 minutes
