@@ -167,8 +167,6 @@ for i = 1, #all do
     end
     if l.changed then
       storeLevel(l, l.n, l.now)
-    elseif l.changed then
-      storeLevel(l, l.n, l.now)
     end
     reply[r + 1] = ceil(l.n / l.unit)
     if l.kind == 'b' then

@@ -76,8 +76,11 @@ func (e *UnavailableError) Is(target error) bool { return target == ErrUnavailab
 
 func (e *UnavailableError) Unwrap() error { return e.Err }
 
-// MayHaveRun reports whether a script whose Eval ended with that error may have run.
+// MayHaveRun reports whether a script whose Eval ended with that error may have run, and have taken something.
 func MayHaveRun(err error) bool {
+	if errors.Is(err, ErrOldPolicy) || errors.Is(err, ErrRevoked) {
+		return false
+	}
 	var u *UnavailableError
 	if errors.As(err, &u) {
 		return u.MayHaveRun

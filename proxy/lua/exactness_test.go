@@ -198,18 +198,32 @@ func TestConsumptionSurvivesAChange(t *testing.T) {
 			"sliding log to slots", &rateguardv1.Limit{Limit: 9, WindowUs: hour, Algorithm: limit.SlidingWindow},
 			&rateguardv1.Limit{Limit: 2000, WindowUs: hour, Algorithm: limit.SlidingWindow}, 6, 1994,
 		},
+		{
+			"sliding to leased", &rateguardv1.Limit{Limit: 9, WindowUs: hour, Algorithm: limit.SlidingWindow},
+			&rateguardv1.Limit{Limit: 9, WindowUs: hour, Mode: limit.ModeLeased}, 6, 3,
+		},
+		{
+			"leased to sliding", &rateguardv1.Limit{Limit: 9, WindowUs: hour, Mode: limit.ModeLeased},
+			&rateguardv1.Limit{Limit: 9, WindowUs: hour, Algorithm: limit.SlidingWindow}, 6, 3,
+		},
 	} {
 		bucket := keyspace.Bucket("ws", fmt.Sprint(i), "")
-		if got := d.call(lua.Take{Limit: prepared(t, tt.before), Bucket: bucket, Amount: tt.take}); got[0] != 1 {
+		take := func(l *rateguardv1.Limit, n int64) lua.Take {
+			t := lua.Take{Limit: prepared(t, l), Bucket: bucket, Amount: n}
+			if l.GetMode() == limit.ModeLeased {
+				t.Ask = &lua.Ask{Holder: "p", Want: 1, Least: 1, Most: 0, TTL: 1000}
+			}
+			return t
+		}
+		if got := d.call(take(tt.before, tt.take)); got[0] != 1 {
 			t.Fatalf("%s: before: %v", tt.name, got)
 		}
-		after := prepared(t, tt.after)
 		if tt.more > 0 {
-			if got := d.call(lua.Take{Limit: after, Bucket: bucket, Amount: tt.more}); got[0] != 1 {
+			if got := d.call(take(tt.after, tt.more)); got[0] != 1 {
 				t.Errorf("%s: %d more: %v", tt.name, tt.more, got)
 			}
 		}
-		if got := d.call(lua.Take{Limit: after, Bucket: bucket, Amount: 1}); got[0] != 0 {
+		if got := d.call(take(tt.after, 1)); got[0] != 0 {
 			t.Errorf("%s: above: %v", tt.name, got)
 		}
 	}

@@ -151,7 +151,7 @@ func (w *world) Eval(ctx context.Context, s *lua.Script, keys []string, args fun
 	pipe := w.rdb.Pipeline()
 	pipe.MSet(ctx, "clock:s", us/1_000_000, "clock:us", us%1_000_000)
 	cmd := script.EvalSha(ctx, pipe, keys, given...)
-	holders := pipe.HVals(ctx, keyspace.Slotted(keyspace.Bucket("ws", "l", ""), 0))
+	holders := pipe.HVals(ctx, keyspace.Holders(keyspace.Bucket("ws", "l", "")))
 	_, err := pipe.Exec(ctx)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
 		cmd = script.Eval(ctx, w.rdb, keys, given...)
@@ -236,21 +236,25 @@ func (w *world) finish() {
 	}
 }
 
+// serve makes one request and returns its refusal by the limit, if any.
+func (p *simProxy) serve() *call.Error {
+	c := &call.Call{
+		ID: call.NewID(p.w.now), Writer: httptest.NewRecorder(), Request: httptest.NewRequest(http.MethodPost, "/", nil).WithContext(p.w.t.Context()),
+		Start: p.w.now, Workspace: p.policy, Key: &call.Key{ID: "key"}, RouteID: "openai", Dialect: call.OpenAI,
+	}
+	err := p.step.Serve(c)
+	var e *call.Error
+	if err != nil && (!errors.As(err, &e) || e.Code != call.RateLimitExceeded) {
+		p.w.t.Errorf("request: %v", err)
+	}
+	return e
+}
+
 // request makes one request; it runs in a coroutine of its own.
 func (p *simProxy) request() {
 	p.w.spawn(func() {
-		if p.dead {
-			return
-		}
-		id := call.NewID(p.w.now)
-		c := &call.Call{
-			ID: id, Writer: httptest.NewRecorder(), Request: httptest.NewRequest(http.MethodPost, "/", nil).WithContext(p.w.t.Context()),
-			Start: p.w.now, Workspace: p.policy, Key: &call.Key{ID: "key"}, RouteID: "openai", Dialect: call.OpenAI,
-		}
-		err := p.step.Serve(c)
-		var e *call.Error
-		if err != nil && (!errors.As(err, &e) || e.Code != call.RateLimitExceeded) {
-			p.w.t.Errorf("request: %v", err)
+		if !p.dead {
+			p.serve()
 		}
 	})
 }
@@ -299,7 +303,7 @@ func (w *world) lent(held []string) (units int64) {
 
 // holders are all that Redis has of the limit's bucket.
 func (w *world) holders() []string {
-	held, err := w.rdb.HVals(w.t.Context(), keyspace.Slotted(keyspace.Bucket("ws", "l", ""), 0)).Result()
+	held, err := w.rdb.HVals(w.t.Context(), keyspace.Holders(keyspace.Bucket("ws", "l", ""))).Result()
 	if err != nil {
 		w.t.Fatal(err)
 	}

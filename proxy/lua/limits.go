@@ -82,7 +82,7 @@ func (t *Take) appendKeys(keys []string) []string {
 	case t.Limit.sliced:
 		return append(keys, t.Bucket, keyspace.Slotted(t.Bucket, 0), keyspace.Slotted(t.Bucket, 1))
 	case t.Ask != nil:
-		return append(keys, t.Bucket, keyspace.Slotted(t.Bucket, 0))
+		return append(keys, t.Bucket, keyspace.Holders(t.Bucket))
 	}
 	return append(keys, t.Bucket)
 }

@@ -21,7 +21,7 @@ func (s *RateLimit) without(c *call.Call, g *grant, cause error) (time.Duration,
 		if g.local {
 			return
 		}
-		if lua.MayHaveRun(cause) && !errors.Is(cause, lua.ErrOldPolicy) {
+		if lua.MayHaveRun(cause) {
 			// It may stand in Redis: cancelled where it is refused, found by its id where it is charged.
 			s.amends.Add(lua.Cancel, &g.request, 0)
 		}

@@ -27,9 +27,9 @@ const (
 	leaseIdle = 200 * time.Millisecond
 	// demandWindow is how long demand is measured at least.
 	demandWindow = 50 * time.Millisecond
-	// A denial stands for those behind it until its wait is over, within these bounds: below, units gather that one ask can
-	// take; above, somebody may have given units back.
-	minDenied, maxDenied = 2 * time.Millisecond, 100 * time.Millisecond
+	// A denial stands for those behind it until its wait is over, in whole milliseconds as the client is told, but not for longer than
+	// maxDenied: somebody may have given units back.
+	maxDenied = 100 * time.Millisecond
 )
 
 // lease is what this proxy holds of one bucket: units that were taken from it and are not spent. It holds that left ≤ top, and top is never more than
@@ -215,22 +215,25 @@ func (l *lease) answer(a *lua.Ask, amount int64, generation uint64, d *lua.Decis
 	if d.Received.After(l.seenAt) {
 		l.seen, l.nowUS, l.seenAt = *seen, d.NowUS, d.Received
 	}
+	same := l.life == d.Life
 	l.life = d.Life
 	if !d.Admitted && seen.WaitUS > 0 {
-		wait := time.Duration(seen.WaitUS) * time.Microsecond
-		l.deniedAmount, l.deniedUntil = amount, d.Received.Add(min(max(wait, minDenied), maxDenied))
-		l.fits = d.Received.Add(max(wait, minDenied))
+		wait := (time.Duration(seen.WaitUS)*time.Microsecond + time.Millisecond - 1).Truncate(time.Millisecond)
+		l.deniedAmount, l.deniedUntil, l.fits = amount, d.Received.Add(min(wait, maxDenied)), d.Received.Add(wait)
 	}
 	if a == nil {
 		return
 	}
 	l.asking = false
 	if !d.Admitted {
-		l.again = d.Received.Add(minDenied)
 		return
 	}
 	held := a.Held
 	if !seen.Lent.Counted {
+		// Its time was over when the store looked, or the store has lost it all: only what was taken from this state goes back there.
+		if same {
+			l.surrender()
+		}
 		held, l.left = 0, 0
 	}
 	if l.left == 0 {
@@ -244,7 +247,8 @@ func (l *lease) answer(a *lua.Ask, amount int64, generation uint64, d *lua.Decis
 	}
 }
 
-// failed ends an ask that has no answer. Ran says that it may have run all the same: what went back is lost then.
+// failed ends an ask that has no answer. Ran says that it may have run all the same: what went back is lost then, and leaks out by itself. So is what a
+// mere return brought: it gets one try, or each lease that lies idle would call again and again while the store is away.
 func (l *lease) failed(a *lua.Ask, generation uint64, ran bool, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -252,7 +256,7 @@ func (l *lease) failed(a *lua.Ask, generation uint64, ran bool, now time.Time) {
 		return
 	}
 	l.asking, l.again = false, now.Add(leasePause)
-	if !ran {
+	if !ran && a.Want > 0 {
 		l.giveBack(a.Back, a.BackAtUS)
 	}
 }

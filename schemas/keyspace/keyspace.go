@@ -94,3 +94,7 @@ func Mark(workspace, reservation string) string {
 
 // Slotted returns the key of a part of a bucket.
 func Slotted(bucket string, part int) string { return bucket + ":" + strconv.Itoa(part) }
+
+// Holders is a hash of who holds units of a bucket. No part of a bucket has its name: a limit may change its algorithm while the parts that
+// another one left behind still live.
+func Holders(bucket string) string { return bucket + ":h" }
