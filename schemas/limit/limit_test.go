@@ -42,12 +42,18 @@ func TestDefaultsFillWhatWasLeftOut(t *testing.T) {
 			},
 		},
 		{
+			"a leased limit", &rateguardv1.Limit{Limit: 5, WindowUs: minute, Mode: "leased"}, &rateguardv1.Limit{
+				Scope: "workspace", Unit: "requests", Algorithm: "token_bucket", Limit: 5, WindowUs: minute, Burst: 5, Mode: "leased",
+				OnStoreFailure: "open", LeasePercent: 5,
+			},
+		},
+		{
 			"what is said stays", &rateguardv1.Limit{
 				Id: "b", Scope: "model", Match: &rateguardv1.Match{Model: "gpt-*"}, Unit: "tokens", Algorithm: "token_bucket", Limit: 9, WindowUs: minute, Burst: 3,
-				Mode: "leased", OnStoreFailure: "closed",
+				Mode: "leased", LeasePercent: 7, OnStoreFailure: "closed",
 			}, &rateguardv1.Limit{
 				Id: "b", Scope: "model", Match: &rateguardv1.Match{Model: "gpt-*"}, Unit: "tokens", Algorithm: "token_bucket", Limit: 9, WindowUs: minute, Burst: 3,
-				Mode: "leased", OnStoreFailure: "closed",
+				Mode: "leased", LeasePercent: 7, OnStoreFailure: "closed",
 			},
 		},
 	} {
@@ -105,6 +111,11 @@ func TestEachFieldIsChecked(t *testing.T) {
 		{"a negative delay", func(l *rateguardv1.Limit) { l.Algorithm, l.MaxDelayUs = limit.LeakyBucket, -1 }, []string{"max_delay"}},
 		{"tokens of a leaky bucket", func(l *rateguardv1.Limit) { l.Algorithm, l.Unit = limit.LeakyBucket, limit.UnitTokens }, []string{"unit"}},
 		{"a leased window", func(l *rateguardv1.Limit) { l.Algorithm, l.Burst, l.Mode = limit.SlidingWindow, 0, limit.ModeLeased }, []string{"mode"}},
+		{"a leased limit without a share", func(l *rateguardv1.Limit) { l.Mode = limit.ModeLeased }, []string{"lease_percent"}},
+		{"the smallest share", func(l *rateguardv1.Limit) { l.Mode, l.LeasePercent = limit.ModeLeased, 1 }, nil},
+		{"the largest share", func(l *rateguardv1.Limit) { l.Mode, l.LeasePercent = limit.ModeLeased, limit.MaxLeasePercent }, nil},
+		{"too large a share", func(l *rateguardv1.Limit) { l.Mode, l.LeasePercent = limit.ModeLeased, limit.MaxLeasePercent+1 }, []string{"lease_percent"}},
+		{"a strict limit's share", func(l *rateguardv1.Limit) { l.LeasePercent = 5 }, []string{"lease_percent"}},
 		{"all at once", func(l *rateguardv1.Limit) { proto.Reset(l) }, []string{"scope", "unit", "algorithm", "mode", "on_store_failure", "limit", "window"}},
 	} {
 		l := limit.WithDefaults(&rateguardv1.Limit{Limit: 600, WindowUs: minute})
