@@ -7,8 +7,7 @@
 --          "charge": amounts are taken, whatever the limits say, unless the reservation has consumed or was cancelled
 -- ARGV[2…] the limits; the last argument of each is when they were taken from, by this clock
 -- returns  {1, now} done, {0, now} nothing was to be done
--- invariant: nothing is given back that has leaked out since it was taken, so that what was admitted stays within the limits as if the
---          smaller amount had been taken in the first place. Cancel and charge have one effect, however often they run.
+-- invariant: what was admitted stays within the limits as if the smaller amount had been taken in the first place (giveBack). Cancel and charge have one effect, however often they run.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local mode, taken = ARGV[1], nil
@@ -34,14 +33,13 @@ for i = 1, #all do
   local v = redis.call('GET', l.key)
   if l.kind == 'b' or l.kind == 'l' then
     local n, at = level(l, v, now)
-    local units = back * l.unit
-    if back > 0 then
-      -- A place in the queue of a leaky bucket is not given back: those behind it have their times already.
-      units = l.kind == 'l' and 0 or max(0, units - max(0, at - l.at) * l.drain)
+    if back < 0 then
+      low(l, n, at)
+      storeLevel(l, min(MOST, n - back * l.unit), at)
+    elseif l.kind == 'b' then
+      storeLevel(l, giveBack(l, n, at, l.at, back * l.unit), at)
     end
-    if units ~= 0 then
-      storeLevel(l, min(MOST, max(0, n - units)), at)
-    end
+    -- A place in the queue of a leaky bucket is not given back: those behind it have their times already.
   elseif l.kind == 'f' then
     local n, start, at = count(l, v, now)
     if back < 0 or l.at >= start then

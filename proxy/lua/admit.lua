@@ -110,12 +110,8 @@ for i = 1, #all do
   if l.kind == 'b' then
     l.n, l.now = level(l, v, now)
     if l.holders and l.back > 0 then
-      -- As in adjust.lua: what has leaked since it was taken does not come back.
-      local back = l.back * l.unit - max(0, l.now - l.backAt) * l.drain
-      if back > 0 then
-        l.n, l.changed = max(0, l.n - back), true
-        l.now = l.n > 0 and l.now or now
-      end
+      l.n, l.changed = giveBack(l, l.n, l.now, l.backAt, l.back * l.unit), true
+      l.now = l.n > 0 and l.now or now
     end
     if l.amount > 0 and l.n + l.amount * l.unit > l.limit * l.unit then
       wait = max(1, ceil((l.n + l.amount * l.unit - l.limit * l.unit) / l.drain) + l.now - now)
@@ -156,11 +152,13 @@ for i = 1, #all do
       if l.kind == 'l' then
         delay = ceil(l.n / l.drain)
       end
+      low(l, l.n, l.now)
       l.n = l.n + l.amount * l.unit
       l.changed = true
     end
     if admitted and l.holders then
       local units, counted = lend(l, now)
+      low(l, l.n, l.now)
       l.n = l.n + units * l.unit
       l.changed = l.changed or units > 0
       lent[#lent + 1], lent[#lent + 2] = units, counted

@@ -1,7 +1,8 @@
 -- What limits count, one way for each algorithm. This text stands in front of admit.lua and adjust.lua.
 --
 -- A limit has a bucket: a string, whose first letter says how it counts. Numbers are doubles that hold integers below 2^53.
---   b level time unit drain   token and leaky buckets: each unit weighs `unit`, and `drain` leaks out a µs
+--   b level time unit drain   token and leaky buckets: each unit weighs `unit`, and `drain` leaks out a µs. Where units are given back as
+--                             a rule, pairs follow, of a time and a level: see lows below
 --   f start count window      fixed windows, aligned to the epoch
 --   s total last window       sliding windows; the list beside it holds the end of each slot that counts, oldest first, the
 --                             hash what was taken in it. A slot of 1 µs makes the log exact.
@@ -17,7 +18,7 @@ local BACK, MOST, GRACE = 60000000, 4503599627370496, 60000
 local function used(v, now)
   local kind = string.sub(v, 1, 1)
   if kind == 'b' then
-    local level, at, unit, drain = match(v, '^b (%d+) (%d+) (%d+) (%d+)$')
+    local level, at, unit, drain = match(v, '^b (%d+) (%d+) (%d+) (%d+)')
     level, at, unit, drain = tonumber(level), tonumber(at), tonumber(unit), tonumber(drain)
     return ceil(max(0, level - max(0, now - at) * drain) / unit)
   end
@@ -33,21 +34,95 @@ local function used(v, now)
   return 0
 end
 
+-- A token bucket's lows say how low it has stood since any instant: pairs of a time and the level just before units were taken then,
+-- of which only those stay that no later one undercuts, so that both rise. Of more than l.keep pairs, the two whose levels differ least,
+-- in proportion, become one that is no higher than either.
+
+-- forget makes a bucket's past unknown, as if it had been empty now.
+local function forget(l, now)
+  if l.keep > 0 then
+    l.lows = { now, 0 }
+  end
+end
+
+-- low notes the level before units are taken.
+local function low(l, n, now)
+  local lows = l.lows
+  local last = #lows
+  if l.keep == 0 then
+    return
+  end
+  while last > 0 and lows[last] >= n do
+    lows[last], lows[last - 1], last = nil, nil, last - 2
+  end
+  lows[last + 1], lows[last + 2] = now, n
+  if last + 2 > 2 * l.keep then
+    local least, at = 1, 2
+    for i = 2, last, 2 do
+      local rise = (lows[i + 2] - lows[i]) / lows[i + 2]
+      if rise < least then
+        least, at = rise, i
+      end
+    end
+    lows[at - 1] = lows[at + 1]
+    table.remove(lows, at + 2)
+    table.remove(lows, at + 1)
+  end
+end
+
+-- giveBack returns the level after `back` of what was taken at an instant went back. No more goes back than the lowest level since then: below
+-- that, what has leaked out meanwhile would have leaked out of the smaller amount too. The level is then what it would be if only the
+-- rest had been taken in the first place. Where the lows do not reach back, what can have leaked since then is left out.
+local function giveBack(l, n, now, taken, back)
+  local most, i = back - max(0, now - taken) * l.drain, 1
+  local lows = l.lows
+  if l.keep > 0 then
+    low(l, n, now)
+    while i < #lows - 1 and lows[i] <= taken do
+      i = i + 2
+    end
+    most = max(most, lows[i + 1])
+  end
+  local units = min(back, most, n)
+  if units <= 0 then
+    return n
+  end
+  for j = i + 1, #lows, 2 do
+    lows[j] = max(0, lows[j] - units)
+  end
+  while i > 1 and lows[i - 1] >= lows[i + 1] do
+    table.remove(lows, i - 1)
+    table.remove(lows, i - 2)
+    i = i - 2
+  end
+  return n - units
+end
+
 -- level returns the level of a token or leaky bucket and the time it is of.
 local function level(l, v, now)
   if not v then
     return 0, now
   end
   local at, unit, drain, n = 0, l.unit, l.drain, 0
-  local stored, time, oldUnit, oldDrain = match(v, '^b (%d+) (%d+) (%d+) (%d+)$')
+  local stored, time, oldUnit, oldDrain, lows = match(v, '^b (%d+) (%d+) (%d+) (%d+)(.*)$')
   if not stored then
     l.changed = true
+    forget(l, now)
     return min(used(v, now) * unit, MOST), now
+  end
+  if l.keep > 0 then
+    for number in string.gmatch(lows, '%d+') do
+      l.lows[#l.lows + 1] = tonumber(number)
+    end
+    if lows == '' then
+      forget(l, now)
+    end
   end
   n, at = tonumber(stored), tonumber(time)
   if at > now then
     if at - now > BACK then
       at, l.changed = now, true
+      forget(l, now)
     else
       now = at
     end
@@ -55,6 +130,7 @@ local function level(l, v, now)
   if oldUnit ~= l.unitText or oldDrain ~= l.drainText then
     -- Another rate held until nobody knows when: the slower of the two leaks.
     l.changed = true
+    forget(l, now)
     local u = tonumber(oldUnit)
     local whole = floor(n / u)
     n = min(whole * unit + ceil((n - whole * u) / u * unit), MOST)
@@ -69,8 +145,11 @@ local function storeLevel(l, n, now)
     redis.call('DEL', l.key)
     return
   end
-  redis.call('SET', l.key, format('b %.0f %.0f %s %s', n, now, l.unitText, l.drainText), 'PX',
-    format('%.0f', ceil(n / l.drain / 1000) + GRACE))
+  local v = format('b %.0f %.0f %s %s', n, now, l.unitText, l.drainText)
+  for i = 1, #l.lows do
+    v = v .. format(' %.0f', l.lows[i])
+  end
+  redis.call('SET', l.key, v, 'PX', format('%.0f', ceil(n / l.drain / 1000) + GRACE))
 end
 
 -- count returns what a fixed window has counted, where it began and the time it is of.
@@ -205,7 +284,7 @@ local function frees(l, need, now)
 end
 
 -- ARGS is how many arguments a limit has: kind (b, p, l, f or s), amount, and
---   b  burst, unit, drain
+--   b  burst, unit, drain, how many lows are kept
 --   p  as b, with what its caller holds of the bucket, see lend() in admit.lua: the hash of all holders is the key behind its own, and behind the
 --      other arguments stand LEASE more: holder, what it holds, what it would like, the least that helps it, what all may hold, for how many ms,
 --      what it gives back, when that was taken
@@ -223,7 +302,12 @@ local function limits(a, k)
     local l = { kind = kind, key = KEYS[k + 1], amount = tonumber(ARGV[a + 2]), limit = tonumber(ARGV[a + 3]), at = tonumber(ARGV[a + 7]) }
     if kind == 'b' or kind == 'p' or kind == 'l' then
       l.unitText, l.drainText = ARGV[a + 4], ARGV[a + 5]
-      l.unit, l.drain, l.delay = tonumber(l.unitText), tonumber(l.drainText), tonumber(ARGV[a + 6])
+      l.unit, l.drain, l.lows, l.keep = tonumber(l.unitText), tonumber(l.drainText), {}, 0
+      if kind == 'l' then
+        l.delay = tonumber(ARGV[a + 6])
+      else
+        l.keep = tonumber(ARGV[a + 6])
+      end
     else
       l.windowText = ARGV[a + 4]
       l.window = tonumber(l.windowText)

@@ -83,7 +83,7 @@ func TestALimitChangesUnderLoad(t *testing.T) {
 		redistest.Until(t, "the end of a phase", func() bool { return time.Now().After(until) })
 	}
 	all := c.end()
-	var used int64
+	var before []admitted
 	for i, p := range phases {
 		var mine []outcome
 		for _, o := range all {
@@ -103,6 +103,10 @@ func TestALimitChangesUnderLoad(t *testing.T) {
 		if len(list) < 50 {
 			t.Fatalf("version %d: %d admissions show nothing", i+1, len(list))
 		}
+		var used int64
+		if i > 1 {
+			used = usedBefore(phases[i-1], before, mine[0].us)
+		}
 		alone, carried := changeExcess(p, mine, list, min(used, p.GetLimit()))
 		t.Logf("FIGURE version %d, %s of %d: %d decisions, %d admitted, excess %d alone and %d with what was used before", i+1,
 			limit.WithDefaults(p).GetAlgorithm(), p.GetLimit(), len(mine), len(list), alone, carried)
@@ -114,8 +118,27 @@ func TestALimitChangesUnderLoad(t *testing.T) {
 				t.Errorf("version %d admits %d µs after it was lowered, the level needs %d µs", i+1, after, least)
 			}
 		}
-		used = p.GetLimit()
+		before = list
 	}
+}
+
+// usedBefore returns what a version that was asked for more than it gives had used at an instant.
+func usedBefore(p *rateguardv1.Limit, list []admitted, at int64) int64 {
+	from := at - p.GetWindowUs() + 1
+	switch p.GetAlgorithm() {
+	case limit.FixedWindow:
+		from = at - at%p.GetWindowUs()
+	case limit.SlidingWindow:
+	default:
+		return p.GetLimit()
+	}
+	var used int64
+	for _, a := range list {
+		if a.us >= from {
+			used += a.amount
+		}
+	}
+	return used
 }
 
 // changeExcess returns the excess of a version by its own bound: of what it admitted, and of that behind what was used when it came.

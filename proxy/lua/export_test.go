@@ -1,6 +1,9 @@
 package lua
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // Clock is a shard's clock by itself, for tests that have no minute to wait.
 type Clock struct{ c clock }
@@ -39,3 +42,10 @@ func (b *Breaker) Heal() { b.b.heal() }
 
 // Source is the script's text.
 func (s *Script) Source() string { return string(s.source) }
+
+// KeepLows sets how many lows a token bucket keeps.
+func (l *Limit) KeepLows(n int) {
+	if l.kind == "b" {
+		l.params[3] = strconv.Itoa(n)
+	}
+}

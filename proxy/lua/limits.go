@@ -18,6 +18,10 @@ var admitSource string
 //go:embed adjust.lua
 var adjustSource string
 
+// lows is how many lows a bucket keeps that units are given back to as a rule: neighbours are then 1.5 times apart between a request and a
+// bucket of a hundred, so that at worst a third of what is given back does not count at once.
+const lows = "12"
+
 // Limit is one limit as the scripts count it, prepared once: only the bucket and the amount differ from request to request.
 type Limit struct {
 	kind   string
@@ -37,7 +41,11 @@ func NewLimit(l *rateguardv1.Limit, scale limit.Scale) Limit {
 		slot := text(limit.Slot(l.GetLimit(), l.GetWindowUs()))
 		return Limit{kind: "s", sliced: true, params: [4]any{text(l.GetLimit()), text(l.GetWindowUs()), slot, "0"}}
 	}
-	return Limit{kind: "b", params: [4]any{text(l.GetBurst()), text(scale.Unit), text(scale.Drain), "0"}}
+	keep := "0"
+	if l.GetUnit() == limit.UnitTokens || l.GetMode() == limit.ModeLeased {
+		keep = lows
+	}
+	return Limit{kind: "b", params: [4]any{text(l.GetBurst()), text(scale.Unit), text(scale.Drain), keep}}
 }
 
 // Take is what a request takes from one bucket of a limit.

@@ -83,6 +83,7 @@ func TestWhatABucketWeighs(t *testing.T) {
 		most    int64 // bytes a bucket
 	}{
 		{"token bucket", &rateguardv1.Limit{Limit: 600, WindowUs: 60_000_000}, 1, 350},
+		{"token bucket of tokens", &rateguardv1.Limit{Limit: 600, WindowUs: 60_000_000, Unit: limit.UnitTokens}, 20, 1000},
 		{"leaky bucket", &rateguardv1.Limit{Algorithm: limit.LeakyBucket, Limit: 600, WindowUs: 60_000_000}, 1, 350},
 		{"fixed window", &rateguardv1.Limit{Algorithm: limit.FixedWindow, Limit: 600, WindowUs: 60_000_000}, 1, 350},
 		{"sliding log of 1 entry", &rateguardv1.Limit{Algorithm: limit.SlidingWindow, Limit: 600, WindowUs: 60_000_000}, 1, 1000},

@@ -31,6 +31,9 @@ type leak struct {
 	limit, window, burst, level, time int64
 	// queue is the longest delay of a leaky bucket; −1: a token bucket.
 	queue int64
+	// lows are the levels before everything that was taken, where the bucket keeps them.
+	keeps bool
+	lows  []entry
 }
 
 func (m *leak) at(now int64) (level, at int64) {
@@ -59,6 +62,7 @@ func (m *leak) take(now, amount int64) (bool, seen) {
 		if m.queue >= 0 {
 			s.wait = up(level, m.limit)
 		}
+		m.note(level, at)
 		m.level, m.time = after, at
 		level = after
 	}
@@ -72,11 +76,44 @@ func (m *leak) take(now, amount int64) (bool, seen) {
 	return ok, s
 }
 
+func (m *leak) note(level, at int64) {
+	if level == 0 {
+		m.lows = nil
+	}
+	if m.keeps {
+		m.lows = append(m.lows, entry{at, level})
+	}
+}
+
+// giveBack lowers the level at every instant since it was taken, by no more than it was at any before.
 func (m *leak) giveBack(now, taken, amount int64) {
 	level, at := m.at(now)
-	if back := amount*m.window - max(0, at-taken)*m.limit; m.queue < 0 && back > 0 {
-		m.level, m.time = max(0, level-back), at
+	if m.queue >= 0 {
+		return
 	}
+	back := amount * m.window
+	least := max(0, back-max(0, at-taken)*m.limit)
+	if m.keeps {
+		least = max(least, m.lowest(taken, level))
+	}
+	units := min(back, least, level)
+	for i := range m.lows {
+		if l := &m.lows[i]; l.end > taken {
+			back = min(back, l.amount)
+			l.amount = max(0, l.amount-max(back, units))
+		}
+	}
+	m.level, m.time = level-units, at
+}
+
+// lowest returns the lowest level since the instant.
+func (m *leak) lowest(since, level int64) int64 {
+	for _, l := range m.lows {
+		if l.end > since {
+			level = min(level, l.amount)
+		}
+	}
+	return level
 }
 
 func up(a, b int64) int64 { return (a + b - 1) / b }
@@ -261,13 +298,15 @@ func TestScriptsDoWhatTheModelsSay(t *testing.T) {
 		name, algorithm      string
 		limit, window, burst int64
 		delay, largest       int64
+		lows                 int
 	}{
-		{"token bucket", limit.TokenBucket, 7, 1_000_000, 12, 0, 12},
-		{"token bucket of tokens", limit.TokenBucket, 1_000_000, 60_000_000, 250_000, 0, 240_000},
-		{"leaky bucket", limit.LeakyBucket, 30, 1_000_000, 9, 250_000, 4},
-		{"fixed window", limit.FixedWindow, 20, 3_000_000, 0, 0, 20},
-		{"sliding log", limit.SlidingWindow, 40, 2_000_000, 0, 0, 9},
-		{"sliding slots", limit.SlidingWindow, 2_000, 2_000_000, 0, 0, 1_500},
+		{"token bucket", limit.TokenBucket, 7, 1_000_000, 12, 0, 12, 0},
+		{"token bucket that is given back to", limit.TokenBucket, 7, 1_000_000, 12, 0, 12, 100},
+		{"token bucket of tokens", limit.TokenBucket, 1_000_000, 60_000_000, 250_000, 0, 240_000, 100},
+		{"leaky bucket", limit.LeakyBucket, 30, 1_000_000, 9, 250_000, 4, 0},
+		{"fixed window", limit.FixedWindow, 20, 3_000_000, 0, 0, 20, 0},
+		{"sliding log", limit.SlidingWindow, 40, 2_000_000, 0, 0, 9, 0},
+		{"sliding slots", limit.SlidingWindow, 2_000, 2_000_000, 0, 0, 1_500, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -286,7 +325,8 @@ func TestScriptsDoWhatTheModelsSay(t *testing.T) {
 			case limit.SlidingWindow:
 				m = &sliding{limit: tt.limit, window: tt.window, slot: limit.Slot(tt.limit, tt.window)}
 			default:
-				m = &leak{limit: tt.limit, window: tt.window, burst: tt.burst, queue: -1}
+				m = &leak{limit: tt.limit, window: tt.window, burst: tt.burst, queue: -1, keeps: tt.lows > 0}
+				l.KeepLows(tt.lows)
 				if tt.algorithm == limit.LeakyBucket {
 					m.(*leak).queue = tt.delay
 				}
