@@ -1,16 +1,25 @@
 -- Changes what a decided request has taken: gives back what it did not use, takes what it used above, takes all of it back, or takes
 -- afterwards what was let through while this store was away.
 -- KEYS[1]  mark of the reservation, see admit.lua; it says when it consumed, which the caller does not know where the answer was lost
--- KEYS[2…] the limits' keys, see limits() in buckets.lua
+-- KEYS[2]  state of the workspace, see budgets.lua
+-- KEYS[3…] the limits' keys, see limits() in buckets.lua
 -- ARGV[1]  "settle": amounts above 0 are given back, below 0 taken
 --          "cancel": everything is given back if the reservation has consumed; it never may again
 --          "charge": amounts are taken, whatever the limits say, unless the reservation has consumed or was cancelled
--- ARGV[2…] the limits; the last argument of each is when they were taken from, by this clock
+-- ARGV[2]  id of the reservation that budgets hold; empty: none does. ARGV[3] its cost in nano-USD, of "settle"
+-- ARGV[4…] the limits; the last argument of each is when they were taken from, by this clock
 -- returns  {1, now} done, {0, now} nothing was to be done
 -- invariant: what was admitted stays within the limits as if the smaller amount had been taken in the first place (giveBack). Cancel and charge have one effect, however often they run.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local mode, taken = ARGV[1], nil
+if ARGV[2] ~= '' then
+  if mode == 'settle' then
+    settle(KEYS[2], ARGV[2], tonumber(ARGV[3]))
+  elseif mode == 'cancel' then
+    release(KEYS[2], ARGV[2]) -- whether its mark still stands or not
+  end
+end
 if mode == 'cancel' then
   local mark = redis.call('GET', KEYS[1])
   redis.call('SET', KEYS[1], 'x', 'PX', 15000)
@@ -25,7 +34,7 @@ elseif mode == 'charge' then
   redis.call('SET', KEYS[1], 'a' .. format('%.0f', now), 'PX', 15000)
 end
 
-local all = limits(1, 1)
+local all = limits(3, 2)
 for i = 1, #all do
   local l = all[i]
   l.at = taken or l.at

@@ -23,6 +23,10 @@ const (
 	answerClock
 	answerOtherState
 	answerOldPolicy
+	answerOtherEpoch
+	answerFenced
+	answerNoPeriod
+	answerTooMany
 )
 
 // maxRestates is how often a decision begins anew because the state was another one than this proxy knew.
@@ -34,6 +38,15 @@ var (
 	ErrRevoked = errors.New("the key is revoked")
 	// ErrOldPolicy means that another proxy already works with a newer policy of the workspace.
 	ErrOldPolicy = errors.New("the policy is old")
+	// ErrNoEpoch means that the budgets of the workspace have to be read from the log first: Redis has none, or an epoch that this process must
+	// not use. It matches ErrUnavailable.
+	ErrNoEpoch = fmt.Errorf("the budgets are not installed: %w", ErrUnavailable)
+	// ErrFenced means that this process was closed by another one. It matches ErrUnavailable.
+	ErrFenced = fmt.Errorf("this process is fenced: %w", ErrUnavailable)
+	// ErrNoPeriod means that the policy names no period of a budget that holds now. It matches ErrUnavailable.
+	ErrNoPeriod = fmt.Errorf("no period of a budget is known for now: %w", ErrUnavailable)
+	// ErrTooMany means that more reservations of the workspace are open, or not confirmed by the log, than may be. It matches ErrUnavailable.
+	ErrTooMany = fmt.Errorf("too many reservations are open: %w", ErrUnavailable)
 )
 
 // Request is one request to be decided.
@@ -41,6 +54,12 @@ type Request struct {
 	Workspace, Reservation, Key string
 	PolicyVersion               uint64
 	Takes                       []Take
+	// Holds are what the request reserves of budgets, Producer who does, and Epoch the least epoch that it may use.
+	Holds    []Hold
+	Producer string
+	Epoch    uint64
+	// Cost is what it cost, in nano-USD, for Settle.
+	Cost int64
 }
 
 // Seen is what one limit shows after a decision, in the order of the takes. Times are in µs.
@@ -59,6 +78,9 @@ type Decision struct {
 	NowUS    int64
 	Received time.Time
 	Seen     []Seen
+	// Held is what each hold's budget shows, in their order. Epoch and Op name the grant; zero where nothing was asked of a budget.
+	Held      []Held
+	Epoch, Op uint64
 	// Life is the state that decided: what is held of another counts no more.
 	Life Life
 }
@@ -82,6 +104,8 @@ type Admissions struct {
 	store         Evaluator
 	admit, adjust *Script
 	states        sync.Map // workspace → *Life
+	// most is how many reservations a workspace may have in Redis.
+	most int
 	// restates counts the workspaces whose state was found to be another one.
 	restates prometheus.Counter
 }
@@ -92,7 +116,8 @@ type Life struct{ identity, state string }
 // NewAdmissions returns the scripts on that store.
 func NewAdmissions(store Evaluator, reg prometheus.Registerer) *Admissions {
 	a := &Admissions{
-		store: store, admit: NewScript(bucketsSource + admitSource), adjust: NewScript(bucketsSource + adjustSource),
+		store: store, most: DefaultReservations,
+		admit: NewScript(bucketsSource + budgetsSource + admitSource), adjust: NewScript(bucketsSource + budgetsSource + adjustSource),
 		restates: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rateguard_proxy_store_states_lost_total", Help: "Workspaces whose state in Redis was found to be another one: wiped, or failed over.",
 		}),
@@ -116,8 +141,9 @@ func (a *Admissions) Admit(ctx context.Context, r *Request) (Decision, error) {
 			at = &Life{}
 		}
 		reply, err := a.store.Eval(ctx, a.admit, keys, func(t Times) []any {
-			args := make([]any, 0, 6+15*len(r.Takes))
+			args := make([]any, 0, headArgs+holdArgs*len(r.Holds)+15*len(r.Takes))
 			args = append(args, at.identity, at.state, r.PolicyVersion, t.EstimateUS, t.DeadlineUS, r.Key)
+			args = a.appendHolds(args, r, t.EstimateUS)
 			for i := range r.Takes {
 				args = r.Takes[i].appendArgs(args, "0")
 			}
@@ -128,11 +154,19 @@ func (a *Admissions) Admit(ctx context.Context, r *Request) (Decision, error) {
 		}
 		switch status(&reply) {
 		case answerAdmitted, answerDenied:
-			return decision(&reply, r.Takes, a.learn(r.Workspace, at, &reply))
+			return decision(&reply, r, a.learn(r.Workspace, at, &reply))
 		case answerRevoked:
 			return Decision{}, ErrRevoked
 		case answerOldPolicy:
 			return Decision{}, ErrOldPolicy
+		case answerOtherEpoch:
+			return Decision{}, ErrNoEpoch
+		case answerFenced:
+			return Decision{}, ErrFenced
+		case answerNoPeriod:
+			return Decision{}, ErrNoPeriod
+		case answerTooMany:
+			return Decision{}, ErrTooMany
 		case answerOtherState:
 			a.states.Store(r.Workspace, &Life{identity: text(&reply, 2), state: text(&reply, 3)})
 			a.restates.Inc()
@@ -182,9 +216,10 @@ func (a *Admissions) Life(workspace string) Life {
 }
 
 // decision reads the answer; takes that are held have no part in it.
-func decision(reply *Reply, takes []Take, state Life) (Decision, error) {
+func decision(reply *Reply, r *Request, state Life) (Decision, error) {
+	takes := r.Takes
 	d := Decision{Admitted: status(reply) == answerAdmitted, NowUS: reply.RedisUS, Received: reply.Received, Seen: make([]Seen, len(takes)), Life: state}
-	asked, lent := 0, 0
+	asked, lent, held := 0, 0, 0
 	for i := range takes {
 		if !takes[i].Held {
 			asked++
@@ -193,10 +228,14 @@ func decision(reply *Reply, takes []Take, state Life) (Decision, error) {
 			lent++
 		}
 	}
-	if len(reply.Values) != 4+4*asked+2*lent {
-		return Decision{}, fmt.Errorf("admission answered %d values for %d limits", len(reply.Values), asked)
+	if len(r.Holds) > 0 {
+		held = 2 + heldValues*len(r.Holds)
+	}
+	if len(reply.Values) != 4+4*asked+2*lent+held {
+		return Decision{}, fmt.Errorf("admission answered %d values for %d limits and %d budgets", len(reply.Values), asked, len(r.Holds))
 	}
 	v, l := reply.Values[4:], reply.Values[4+4*asked:]
+	d.readHeld(l[2*lent:])
 	for i := range takes {
 		if takes[i].Held {
 			continue
@@ -215,7 +254,7 @@ func decision(reply *Reply, takes []Take, state Life) (Decision, error) {
 type Adjustment string
 
 const (
-	// Settle gives back amounts above 0 and takes those below.
+	// Settle gives back amounts above 0 and takes those below, and ends what budgets hold at the request's cost.
 	Settle Adjustment = "settle"
 	// Cancel gives everything back if the reservation was admitted; it cannot be any more.
 	Cancel Adjustment = "cancel"
@@ -225,14 +264,18 @@ const (
 
 // Adjust changes what a reservation has taken that was decided at the instant (µs of Redis' clock). Cancel and Charge may be repeated.
 func (a *Admissions) Adjust(ctx context.Context, how Adjustment, r *Request, atUS int64) error {
-	keys := make([]string, 0, 1+3*len(r.Takes))
-	keys = append(keys, keyspace.Mark(r.Workspace, r.Reservation))
+	keys := make([]string, 0, 2+3*len(r.Takes))
+	keys = append(keys, keyspace.Mark(r.Workspace, r.Reservation), keyspace.State(r.Workspace))
+	held := ""
+	if len(r.Holds) > 0 {
+		held = r.Reservation
+	}
 	for i := range r.Takes {
 		keys = r.Takes[i].appendKeys(keys)
 	}
 	_, err := a.store.Eval(ctx, a.adjust, keys, func(Times) []any {
-		args := make([]any, 0, 1+7*len(r.Takes))
-		args = append(args, string(how))
+		args := make([]any, 0, 3+7*len(r.Takes))
+		args = append(args, string(how), held, r.Cost)
 		for i := range r.Takes {
 			args = r.Takes[i].appendArgs(args, atUS)
 		}

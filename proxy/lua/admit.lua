@@ -1,5 +1,6 @@
--- Decides one request: takes from all of its limits, or from none.
--- KEYS[1]  state of the workspace, a hash: life (names the life of this state), pv (largest policy version seen), day (of the last renewal)
+-- Decides one request: takes from all of its limits and budgets, or from none.
+-- KEYS[1]  state of the workspace, a hash: life (names the life of this state), pv (largest policy version seen), day (of the last renewal), and
+--          what budgets.lua names
 -- KEYS[2]  mark of the reservation: "a" and the time once it has consumed, "x" once it never may
 -- KEYS[3]  set of the workspace's revoked keys
 -- KEYS[4…] the limits' keys, see limits() in buckets.lua
@@ -8,13 +9,20 @@
 -- ARGV[4]  what the caller takes for the time here, in µs; 0: it does not know
 -- ARGV[5]  the time here, in µs, from which on nobody waits for the answer; 0: none
 -- ARGV[6]  id of the API key
--- ARGV[7…] the limits, see limits()
+-- ARGV[7]  id of the reservation, ARGV[8] of the caller's producer, ARGV[9] the least epoch that it may use
+-- ARGV[10] how many reservations may stand here at once
+-- ARGV[11] number of budgets, then for each: name of the balance without its period, limit, amount, 1 if it is hard, starts of this period as the
+--          caller sees it and of the two behind it
+-- ARGV[…]  the limits, see limits()
 -- returns  {1, now, identity, life, and for each limit: used, remaining, reset µs, delay µs}   admitted; identity and life are empty where they are as known;
---              behind all limits, for each of kind p: units lent, and 1 if what the caller holds still counts
+--              behind all limits, for each of kind p: units lent, and 1 if what the caller holds still counts; behind these, if there are
+--              budgets: epoch, op, and for each: start of the period, posted and reserved after the decision, and what stands in the way: 0 nothing, 1 what
+--              is reserved, 2 what is posted
 --          {0, now, identity, life, and for each limit: used, remaining, reset µs, retry µs}   denied: retry is not 0 where a limit stands in the way
 --          {2, now} it has consumed before   {3, now} it was cancelled   {4, now} the key is revoked   {5, now} too late
 --          {6, now} the clock is not what the caller takes it for   {7, now, identity, life} another state than the caller's
---          {8, now, version} the caller's policy is old
+--          {8, now, version} the caller's policy is old   {9, now, epoch} of budgets: another epoch than the caller may use, or none
+--          {10, now} the producer is fenced   {11, now} the caller knows no period of now   {12, now} too many reservations
 -- invariant: any answer but 1 has consumed nothing; 1 is given once for a reservation; per limit, what is admitted between two instants of this clock is at most
 --          what its algorithm allows (buckets), however many proxies ask, and by how much they hold unspent of a bucket of kind p, which
 --          together is never more than its most.
@@ -72,7 +80,12 @@ if type(info) == 'string' then
     identity = match(info, 'master_replid:(%x+)') or ''
   end
 end
-local state = redis.call('HMGET', KEYS[1], 'life', 'pv', 'day')
+local budgets = holds(11, tonumber(ARGV[11]), now)
+local fields = { 'life', 'pv', 'day', 'epoch', 'op', 'n', 'f' .. ARGV[8] }
+for i = 1, budgets and #budgets or 0 do
+  fields[7 + i] = budgets[i].field
+end
+local state = redis.call('HMGET', KEYS[1], unpack(fields))
 local life, version, mine = state[1] or '', tonumber(state[2] or 0), tonumber(ARGV[3])
 if (ARGV[1] ~= '' and identity ~= ARGV[1]) or (ARGV[2] ~= '' and life ~= ARGV[2]) then
   return { 7, now, identity, life }
@@ -84,7 +97,23 @@ if redis.call('SISMEMBER', KEYS[3], ARGV[6]) == 1 then
   return { 4, now }
 end
 
-local all = limits(6, 3)
+local epoch, op = tonumber(state[4] or 0), tonumber(state[5] or 0)
+if not budgets then
+  return { 11, now }
+end
+if #budgets > 0 then
+  if state[7] then
+    return { 10, now }
+  end
+  if epoch == 0 or epoch < tonumber(ARGV[9]) then
+    return { 9, now, epoch }
+  end
+  if tonumber(state[6] or 0) >= tonumber(ARGV[10]) then
+    return { 12, now }
+  end
+end
+
+local all = limits(11 + HOLD * #budgets, 3)
 local names = { KEYS[2] }
 for i = 1, #all do
   names[i + 1] = all[i].key
@@ -135,6 +164,16 @@ for i = 1, #all do
   end
   l.wait = wait
   if wait > 0 then
+    reply[1] = 0
+  end
+end
+
+for i = 1, #budgets do
+  local b = budgets[i]
+  b.posted, b.reserved, b.confirmed = balance(state[7 + i] or nil)
+  b.stands = 0
+  if b.hard and b.posted + b.reserved + b.amount > b.limit then
+    b.stands = b.posted + b.amount > b.limit and 2 or 1
     reply[1] = 0
   end
 end
@@ -194,5 +233,26 @@ for i = 1, #all do
 end
 for i = 1, #lent do
   reply[#reply + 1] = lent[i]
+end
+if #budgets > 0 then
+  local set, entry = {}, 'o 0 ' .. ARGV[8]
+  for i = 1, #budgets do
+    local b = budgets[i]
+    if admitted then
+      b.reserved = b.reserved + b.amount
+      set[#set + 1], set[#set + 2] = b.field, balanceText(b.posted, b.reserved, b.confirmed)
+      entry = entry .. format(' %s %.0f', b.field, b.amount)
+    end
+  end
+  if admitted then
+    op = op + 1
+    redis.call('HSET', KEYS[1], 'op', format('%.0f', op), 'e' .. ARGV[7], entry, unpack(set))
+    redis.call('HINCRBY', KEYS[1], 'n', 1)
+  end
+  reply[#reply + 1], reply[#reply + 2] = epoch, op
+  for i = 1, #budgets do
+    local b, r = budgets[i], #reply
+    reply[r + 1], reply[r + 2], reply[r + 3], reply[r + 4] = b.start, b.posted, b.reserved, b.stands
+  end
 end
 return reply

@@ -12,6 +12,9 @@ import (
 //go:embed buckets.lua
 var bucketsSource string
 
+//go:embed budgets.lua
+var budgetsSource string
+
 //go:embed admit.lua
 var admitSource string
 

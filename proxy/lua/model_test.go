@@ -240,7 +240,7 @@ func (d *driver) set(now int64) {
 // admission returns the call that decides a reservation.
 func admission(id string, takes ...lua.Take) (keys []string, args []any) {
 	keys = []string{keyspace.State("ws"), keyspace.Mark("ws", id), keyspace.Revoked("ws")}
-	args = []any{"", "", 1, 0, 0, "key"}
+	args = []any{"", "", 1, 0, 0, "key", id, "", 0, 0, 0}
 	for i := range takes {
 		keys, args = takes[i].AppendKeys(keys), takes[i].AppendArgs(args, 0)
 	}
@@ -249,7 +249,7 @@ func admission(id string, takes ...lua.Take) (keys []string, args []any) {
 
 // change returns the call that changes what a reservation has taken.
 func change(mode, id string, at int64, takes ...lua.Take) (keys []string, args []any) {
-	keys, args = []string{keyspace.Mark("ws", id)}, []any{mode}
+	keys, args = []string{keyspace.Mark("ws", id), keyspace.State("ws")}, []any{mode, "", 0}
 	for i := range takes {
 		keys, args = takes[i].AppendKeys(keys), takes[i].AppendArgs(args, at)
 	}

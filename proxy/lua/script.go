@@ -3,17 +3,26 @@ package lua
 import (
 	"crypto/sha1" //nolint:gosec // Redis names scripts by their SHA-1
 	"encoding/hex"
+	"time"
 )
 
 // Script is one embedded script: its SHA-1 is made once.
 type Script struct {
 	source, sha []byte
+	// timeout bounds one call, instead of the store's; 0: it does not.
+	timeout time.Duration
 }
 
 // NewScript returns the script of that source.
 func NewScript(source string) *Script {
 	sum := sha1.Sum([]byte(source)) //nolint:gosec // Redis names scripts by their SHA-1
 	return &Script{source: []byte(source), sha: []byte(hex.EncodeToString(sum[:]))}
+}
+
+// within sets how long one call may take.
+func (s *Script) within(d time.Duration) *Script {
+	s.timeout = d
+	return s
 }
 
 // SHA returns the name by which Redis knows the script: 40 hex digits.

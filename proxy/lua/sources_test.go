@@ -5,7 +5,7 @@ import "strings"
 // SourcesWithClock are the scripts of limits with a clock that a test sets: the keys clock:s and clock:us.
 func SourcesWithClock() (admit, adjust string) {
 	clock := func(s string) string {
-		return strings.Replace(bucketsSource+s, "redis.call('TIME')", "redis.call('MGET', 'clock:s', 'clock:us')", 1)
+		return strings.Replace(bucketsSource+budgetsSource+s, "redis.call('TIME')", "redis.call('MGET', 'clock:s', 'clock:us')", 1)
 	}
 	return clock(admitSource), clock(adjustSource)
 }

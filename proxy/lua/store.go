@@ -146,7 +146,11 @@ func (s *Store) eval(ctx context.Context, script *Script, keys []string, args fu
 	if s.evicting.Load() {
 		return Reply{}, &UnavailableError{Reason: ReasonEvicting, Err: ErrEvicting}
 	}
-	own, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+	timeout := s.cfg.Timeout
+	if script.timeout > 0 {
+		timeout = script.timeout
+	}
+	own, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	c := command{script: script, keys: keys}
 	if by, ok := ctx.Deadline(); ok {

@@ -1,0 +1,19 @@
+-- Fences a producer in a workspace: nothing more is granted to it here.
+-- KEYS[1]  state of the workspace, see budgets.lua
+-- ARGV[1]  id of the producer
+-- returns  {1, now} and its reservations: id and text by turns
+-- invariant: a fence stays as long as the hash, and comes back with the next one from the log.
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('HSET', KEYS[1], 'f' .. ARGV[1], '1')
+end
+local time = redis.call('TIME')
+local out, all = { 1, tonumber(time[1]) * 1000000 + tonumber(time[2]) }, redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  if string.sub(all[i], 1, 1) == 'e' and all[i] ~= 'epoch' then
+    local _, _, producer = reservation(all[i + 1])
+    if producer == ARGV[1] then
+      out[#out + 1], out[#out + 2] = string.sub(all[i], 2), all[i + 1]
+    end
+  end
+end
+return out
