@@ -8,8 +8,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rateguard/rateguard/proxy/budget"
 	"github.com/rateguard/rateguard/proxy/call"
 	"github.com/rateguard/rateguard/proxy/emit"
+	"github.com/rateguard/rateguard/proxy/epoch"
 	"github.com/rateguard/rateguard/proxy/forward"
 	"github.com/rateguard/rateguard/proxy/forward/upstream"
 	"github.com/rateguard/rateguard/proxy/intake"
@@ -28,8 +30,11 @@ type HandlerConfig struct {
 	Drain       time.Duration
 	Slog        *slog.Logger
 	Buffer      int
-	// Store is nil where no workspace has limits.
+	// Store is nil where no workspace has limits or budgets.
 	Store *lua.Store
+	// Gate is nil for one that has started at epoch 1. Producer is who reserves.
+	Gate     *epoch.Gate
+	Producer string
 }
 
 // NewHandler returns the request path alone, and what its limits do beside it.
@@ -38,6 +43,16 @@ func NewHandler(c HandlerConfig) (h http.Handler, background []func(context.Cont
 	client := upstream.New(upstream.Config{})
 	s := &Server{log: c.Slog, errors: newErrorCounter(reg)}
 	limits := ratelimit.Options{Proxies: func() int { return 1 }, Log: c.Slog, Metrics: reg}
+	if c.Gate == nil {
+		c.Gate = epoch.NewGate()
+		c.Gate.Start(1, nil)
+	}
+	var store epoch.Store
+	if c.Store != nil {
+		store = lua.NewWants(c.Store.Client())
+	}
+	installs := epoch.NewInstalls(c.Gate, store, c.Slog)
+	limits.Budgets = budget.New(budget.Options{Epochs: installs, Producer: c.Producer, Metrics: reg})
 	if c.Store != nil {
 		admissions := lua.NewAdmissions(c.Store, reg)
 		limits.Store, limits.Policies = admissions, &policies{view: c.View, store: c.Store}
@@ -45,10 +60,10 @@ func NewHandler(c HandlerConfig) (h http.Handler, background []func(context.Cont
 		limits.Leases = ratelimit.NewLeases(ratelimit.LeaseConfig{
 			Holder: call.NewID(time.Now()), Store: admissions, Log: c.Slog, Metrics: reg,
 		})
-		background = append(background, limits.Amends.Run, limits.Leases.Run)
+		background = append(background, limits.Amends.Run, limits.Leases.Run, installs.Run)
 	}
 	s.chain = newChain(parts{
-		view: c.View, events: emit.New(c.Log, c.Slog, reg), client: client, slog: c.Slog, metrics: reg,
+		view: c.View, events: emit.New(c.Log, c.Gate, c.Slog, reg), client: client, slog: c.Slog, metrics: reg,
 		intake:  intake.Config{MaxBody: c.MaxBody},
 		limits:  limits,
 		forward: forward.Config{Drain: c.Drain, MaxBuffered: c.Buffer, MaxResponse: c.MaxResponse},

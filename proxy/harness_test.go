@@ -19,6 +19,7 @@ import (
 
 	"github.com/rateguard/rateguard/proxy"
 	"github.com/rateguard/rateguard/proxy/emit"
+	"github.com/rateguard/rateguard/proxy/epoch"
 	"github.com/rateguard/rateguard/proxy/policy"
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/schemas/envelope"
@@ -184,8 +185,12 @@ type rigConfig struct {
 	// redis and what the workspace allows.
 	redis   string
 	limits  []*rateguardv1.Limit
-	version uint64 // of the policy, 7
-	weights map[string]int64
+	budgets []*rateguardv1.Budget
+	gate    *epoch.Gate
+	// producer is who reserves.
+	producer string
+	version  uint64 // of the policy, 7
+	weights  map[string]int64
 }
 
 func newRig(t testing.TB, c rigConfig) *rig {
@@ -196,7 +201,7 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	}
 	logger := slog.New(slog.DiscardHandler)
 	r := &rig{log: new(fakeLog), view: policy.NewView(key, logger), left: make(chan struct{}, 1)}
-	p := &rateguardv1.WorkspacePolicy{WorkspaceId: workspace, Version: cmp.Or(c.version, 7), Settings: c.settings, Limits: c.limits}
+	p := &rateguardv1.WorkspacePolicy{WorkspaceId: workspace, Version: cmp.Or(c.version, 7), Settings: c.settings, Limits: c.limits, Budgets: c.budgets}
 	for _, provider := range []string{"openai", "anthropic", "gemini", "http"} {
 		route := &rateguardv1.Route{
 			Id: provider, Provider: provider, BaseUrl: c.upstream, TimeoutUs: c.timeout.Microseconds(), IdleTimeoutUs: c.idle.Microseconds(),
@@ -218,6 +223,7 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	}
 	cfg := proxy.HandlerConfig{
 		View: r.view, Log: log, MaxBody: c.maxBody, MaxResponse: c.maxReply, Drain: c.drain, Slog: logger, Buffer: c.buffer,
+		Gate: c.gate, Producer: cmp.Or(c.producer, "proxy-1"),
 	}
 	if c.redis != "" {
 		cfg.Store = openStore(t, c.redis)

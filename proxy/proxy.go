@@ -18,8 +18,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/rateguard/rateguard/proxy/budget"
 	"github.com/rateguard/rateguard/proxy/call"
 	"github.com/rateguard/rateguard/proxy/emit"
+	"github.com/rateguard/rateguard/proxy/epoch"
 	"github.com/rateguard/rateguard/proxy/forward"
 	"github.com/rateguard/rateguard/proxy/forward/upstream"
 	"github.com/rateguard/rateguard/proxy/intake"
@@ -40,6 +42,8 @@ type Server struct {
 	store    *lua.Store
 	amends   *ratelimit.Amends
 	leases   *ratelimit.Leases
+	gate     *epoch.Gate
+	installs *epoch.Installs
 	rebuild  *rebuild.Rebuilder
 	view     *policy.View
 	follower *policy.Follower
@@ -86,6 +90,8 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 		return err
 	}
 	s.store = store
+	s.gate = epoch.NewGate()
+	s.installs = epoch.NewInstalls(s.gate, lua.NewWants(store.Client()), s.log)
 	s.rebuild, err = rebuild.New(rebuild.Config{Spool: s.spool, Kafka: s.cfg.Kafka, Redis: store.Client(), Log: s.log, Metrics: reg})
 	if err != nil {
 		return errors.Join(err, store.Close())
@@ -98,13 +104,14 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 	s.follower = policy.NewFollower(view, s.cfg.Kafka, filepath.Join(s.cfg.DataDir, "config-snapshot"), s.log, reg)
 	s.errors = newErrorCounter(reg)
 	s.isolated = newIsolatedGauge(reg)
-	s.events = emit.New(s.spool, s.log, reg)
+	s.events = emit.New(s.spool, s.gate, s.log, reg)
 	s.chain = newChain(parts{
 		view: view, events: s.events, client: s.client, slog: s.log, metrics: reg,
 		intake:  intake.Config{MaxBody: s.cfg.MaxBody, CountryHeader: s.cfg.CountryHeader, ClientIPHeader: s.cfg.ClientIPHeader},
 		forward: forward.Config{Drain: s.cfg.Drain, MaxResponse: s.cfg.MaxResponse},
 		limits: ratelimit.Options{
 			Store: admissions, Policies: &policies{view: view, store: s.store}, Amends: s.amends, Leases: s.leases,
+			Budgets: budget.New(budget.Options{Epochs: s.installs, Producer: s.spool.ProducerID(), Metrics: reg}),
 			Proxies: s.rebuild.Living, Log: s.log, Metrics: reg,
 		},
 	})
@@ -154,6 +161,7 @@ func (s *Server) Run(ctx context.Context) error {
 	beat.Go(func() error { return s.rebuild.Run(beating) })
 	beat.Go(func() error { return s.amends.Run(beating) })
 	beat.Go(func() error { return s.leases.Run(beating) })
+	beat.Go(func() error { return s.installs.Run(beating) })
 	count.Go(func() { s.events.Run(counting) })
 	front.Go(func() error { return s.follower.Run(ctx) })
 	front.Go(func() error { return s.sweep(ctx) })

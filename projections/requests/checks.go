@@ -29,6 +29,9 @@ type check struct {
 	DecidedBy     string    `json:"decided_by"`
 	ClockOffsetUS int64     `json:"clock_offset_us"`
 	DelayUS       int64     `json:"delay_us"`
+	Reserved      int64     `json:"reserved"`
+	Enforcement   string    `json:"enforcement"`
+	PeriodStart   time.Time `json:"period_start"`
 }
 
 func checks(list []*rateguardv1.Check) string {
@@ -42,6 +45,7 @@ func checks(list []*rateguardv1.Check) string {
 			ResetAfterUS: c.GetResetAfterUs(), Cost: c.GetCost(), Denied: c.GetDenied(), DecidedAt: at(c.GetDecidedAtUnixUs()),
 			Unit: c.GetUnit(), Algorithm: c.GetAlgorithm(), WindowUS: c.GetWindowUs(), Burst: c.GetBurst(), Subject: c.GetSubject(),
 			RetryAfterUS: c.GetRetryAfterUs(), DecidedBy: c.GetDecidedBy(), ClockOffsetUS: c.GetClockOffsetUs(), DelayUS: c.GetDelayUs(),
+			Reserved: c.GetReserved(), Enforcement: c.GetEnforcement(), PeriodStart: at(c.GetPeriodStartUnixUs()),
 		}
 	}
 	b, err := json.Marshal(out)

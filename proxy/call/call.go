@@ -55,8 +55,8 @@ type Call struct {
 	// Quote is the price and the bound of the cost. Writer: quote.
 	Quote Quote
 
-	// Holds are what the budgets reserved, Epoch and Op the grant. Checks is what each limit and budget saw.
-	// Empty where nothing limits the call.
+	// Holds are what the budgets reserved, Epoch and Op the grant (0: it was not made in Redis). Checks is what each limit and budget saw.
+	// Empty where nothing limits the call. Writers: ratelimit and budget.
 	Holds  []*rateguardv1.Hold
 	Epoch  uint64
 	Op     uint64
@@ -132,6 +132,17 @@ type Asked struct {
 	StreamOptions bool
 	// Declared is what bounds the cost of the call.
 	Declared price.Declared
+	// Cap is the maximum of output tokens that the request is sent with instead of its own; 0: its own. Writers: quote, then ratelimit.
+	Cap int64
+}
+
+// TakesCap reports whether the call's body can name a maximum of output tokens.
+func (a *Asked) TakesCap() bool {
+	switch a.API {
+	case OpenAIChat, OpenAICompletions, OpenAIResponses, AnthropicMessages, GeminiGenerate:
+		return a.JSON
+	}
+	return false
 }
 
 // Quote is what a call may cost, pinned when it is opened.

@@ -25,17 +25,24 @@ type Log interface {
 	Append(frame ...spool.Record) error
 }
 
+// Gate keeps out of the log what was granted under an epoch that this process has given up; *epoch.Gate is one.
+type Gate interface {
+	// Open calls do, which appends the opening, or returns an error.
+	Open(workspace string, epoch uint64, do func() error) error
+}
+
 // Emitter writes the events of requests.
 type Emitter struct {
 	log     Log
+	gate    Gate
 	slog    *slog.Logger
 	metrics metrics
 	floods  floods
 }
 
-// New returns an emitter that appends to log.
-func New(log Log, logger *slog.Logger, reg prometheus.Registerer) *Emitter {
-	e := &Emitter{log: log, slog: logger, metrics: newMetrics(reg)}
+// New returns an emitter that appends to log what the gate lets through.
+func New(log Log, gate Gate, logger *slog.Logger, reg prometheus.Registerer) *Emitter {
+	e := &Emitter{log: log, gate: gate, slog: logger, metrics: newMetrics(reg)}
 	e.floods.open = make(map[floodKey]*flood)
 	return e
 }
@@ -85,7 +92,7 @@ func (e *Emitter) Open(c *call.Call) error {
 	c.OpenedAt = time.Now()
 	record, err := e.record(c, topics.Costs, headersOpened, opened(c))
 	if err == nil {
-		err = e.log.AppendOpen(record)
+		err = e.gate.Open(c.Workspace.ID, c.Epoch, func() error { return e.log.AppendOpen(record) })
 		// The frame stands in the log although its sync failed: it has to be ended.
 		c.Opened = err == nil || errors.Is(err, spool.ErrUnsynced)
 	}
@@ -94,7 +101,7 @@ func (e *Emitter) Open(c *call.Call) error {
 		c.Result.Kind = rateguardv1.OutcomeKind_OUTCOME_KIND_VOIDED
 		c.Result.HasCost, c.Result.Cost = true, 0
 		return &call.Error{
-			Code: call.StoreUnavailable, RetryAfter: time.Second, Message: "The event log of this proxy takes no new requests.",
+			Code: call.StoreUnavailable, RetryAfter: time.Second, Message: "This request cannot be opened in the log now.",
 			Cause: fmt.Errorf("opening the reservation: %w", err),
 		}
 	}

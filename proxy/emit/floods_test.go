@@ -17,6 +17,7 @@ import (
 
 	"github.com/rateguard/rateguard/proxy/call"
 	"github.com/rateguard/rateguard/proxy/emit"
+	"github.com/rateguard/rateguard/proxy/epoch"
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/schemas/envelope"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
@@ -89,7 +90,7 @@ func sum(counts []*rateguardv1.Event) (n int) {
 }
 
 func newEmitter(l emit.Log) *emit.Emitter {
-	return emit.New(l, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	return emit.New(l, epoch.NewGate(), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 }
 
 // run starts the emitter's Run; what it returns ends it and waits.

@@ -44,8 +44,13 @@ func (f *Forward) request(c *call.Call, buf *[]byte) (req *upstream.Request, str
 	*buf = appendHead((*buf)[:0], c)
 	req.Head = *buf
 	a := &c.Asked
+	if a.Cap > 0 {
+		if req.Body, err = capOutput(c, req.Body); err != nil {
+			return nil, false, fmt.Errorf("capping the output: %w", err)
+		}
+	}
 	if a.Stream && !a.IncludeUsage && a.JSON && (a.API == call.OpenAIChat || a.API == call.OpenAICompletions) {
-		if req.Body, err = includeUsage(c.Body, a.StreamOptions); err != nil {
+		if req.Body, err = includeUsage(req.Body, a.StreamOptions); err != nil {
 			return nil, false, fmt.Errorf("asking for the usage of a stream: %w", err)
 		}
 		strip = true

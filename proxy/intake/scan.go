@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"math"
-	"strings"
 
 	"github.com/tidwall/gjson"
 
@@ -70,27 +69,8 @@ var watched = map[string]int{
 
 // canonical returns the index of a watched key, -1 for all others.
 func canonical(key string) int {
-	if len(key) > 24 {
-		return -1
-	}
-	var b [24]byte
-	n := 0
-	// The two letters outside ASCII that fold into it: there are servers whose keys match without regard to case.
-	if strings.ContainsAny(key, "\u017f\u212a") {
-		key = strings.NewReplacer("\u017f", "s", "\u212a", "k").Replace(key)
-	}
-	for i := range len(key) {
-		ch := key[i]
-		if ch == '_' || ch == '-' {
-			continue
-		}
-		if ch >= 'A' && ch <= 'Z' {
-			ch += 'a' - 'A'
-		}
-		b[n] = ch
-		n++
-	}
-	if i, ok := watched[string(b[:n])]; ok {
+	var room [call.MaxCanonical]byte
+	if i, ok := watched[string(call.Canonical(key, &room))]; ok {
 		return i
 	}
 	return -1

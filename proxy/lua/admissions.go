@@ -49,6 +49,11 @@ var (
 	ErrTooMany = fmt.Errorf("too many reservations are open: %w", ErrUnavailable)
 )
 
+// Unreserved reports whether an error means that Redis works and cannot reserve budgets: limits can still be decided without them.
+func Unreserved(err error) bool {
+	return errors.Is(err, ErrNoEpoch) || errors.Is(err, ErrFenced) || errors.Is(err, ErrNoPeriod) || errors.Is(err, ErrTooMany)
+}
+
 // Request is one request to be decided.
 type Request struct {
 	Workspace, Reservation, Key string

@@ -209,7 +209,7 @@ func TestBudgetsFollowTheLog(t *testing.T) {
 	if testing.Short() {
 		steps = 600
 	}
-	var log []ended           // offset i+1
+	var log []ended            // offset i+1
 	open := map[string]int64{} // granted, no end in the log
 	kept := map[string]int64{} // settled in Redis, not confirmed
 	inRedis := map[string]bool{}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rateguard/rateguard/proxy/budget"
 	"github.com/rateguard/rateguard/proxy/call"
 	"github.com/rateguard/rateguard/proxy/internal/redistest"
 	"github.com/rateguard/rateguard/proxy/lua"
@@ -34,7 +35,8 @@ func BenchmarkDecision(b *testing.B) {
 				leases := ratelimit.NewLeases(ratelimit.LeaseConfig{Holder: "bench", Store: store, Log: log, Metrics: reg})
 				served := 0
 				step := ratelimit.New(ratelimit.Options{
-					Store: store, Amends: ratelimit.NewAmends(store, log, reg), Leases: leases, Proxies: func() int { return 1 }, Log: log, Metrics: reg,
+					Budgets: budget.New(budget.Options{Metrics: prometheus.NewRegistry()}),
+					Store:   store, Amends: ratelimit.NewAmends(store, log, reg), Leases: leases, Proxies: func() int { return 1 }, Log: log, Metrics: reg,
 				}, call.HandlerFunc(func(*call.Call) error {
 					served++
 					return nil

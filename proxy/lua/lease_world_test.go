@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/rateguard/rateguard/proxy/budget"
 	"github.com/rateguard/rateguard/proxy/call"
 	"github.com/rateguard/rateguard/proxy/lua"
 	"github.com/rateguard/rateguard/proxy/ratelimit"
@@ -190,7 +191,8 @@ func (w *world) start() *simProxy {
 	})
 	p.amends = ratelimit.NewAmends(store, log, reg)
 	p.step = ratelimit.New(ratelimit.Options{
-		Store: store, Policies: p, Amends: p.amends, Leases: p.leases, Proxies: func() int { return len(w.proxies) }, Log: log, Metrics: reg,
+		Budgets: budget.New(budget.Options{Metrics: prometheus.NewRegistry()}),
+		Store:   store, Policies: p, Amends: p.amends, Leases: p.leases, Proxies: func() int { return len(w.proxies) }, Log: log, Metrics: reg,
 	}, call.HandlerFunc(p.forward))
 	w.proxies = append(w.proxies, p)
 	w.spawn(func() {

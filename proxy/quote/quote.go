@@ -1,4 +1,4 @@
-// Package quote pins the price of a call and bounds its cost before it is sent, so that everything behind it
+// Package quote pins the price of a call and bounds its cost before it is sent, with the workspace's own maximum of output where the request names none, so that everything behind it
 // (budgets, the log, the settlement) speaks of the same price.
 package quote
 
@@ -46,6 +46,9 @@ func (q *Quote) Serve(c *call.Call) error {
 
 func (q *Quote) pin(c *call.Call) error {
 	out := &c.Quote
+	if n := c.Workspace.Document.GetSettings().GetDefaultMaxOutputTokens(); n > 0 && c.Asked.Declared.MaxOutputTokens == 0 && c.Asked.TakesCap() {
+		c.Asked.Declared.MaxOutputTokens, c.Asked.Cap = n, n
+	}
 	switch {
 	case c.Route.HasPerRequest:
 		out.Fixed, out.FixedCost = true, c.Route.PerRequest

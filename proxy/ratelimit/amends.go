@@ -18,7 +18,8 @@ const (
 	maxAmends = 20_000
 	// amendEvery is how long the worker waits after a failure.
 	amendEvery = 200 * time.Millisecond
-	// cancelFor is how long a cancellation is repeated. Then nothing that was sent can run any more, and what it had taken has mostly leaked out.
+	// cancelFor is how long a cancellation of limits is repeated. Then nothing that was sent can run any more, and what it had taken has mostly
+	// leaked out. What is held of budgets does not leak: that is cancelled until it is acknowledged.
 	cancelFor = time.Minute
 )
 
@@ -65,7 +66,7 @@ func (a *Amends) Add(how lua.Adjustment, r *lua.Request, atUS int64) {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.queue) >= maxAmends {
+	if len(a.queue) >= maxAmends && (how != lua.Cancel || len(r.Holds) == 0) {
 		if how == lua.Charge {
 			a.sum(r, atUS, now)
 		} else {
@@ -74,6 +75,7 @@ func (a *Amends) Add(how lua.Adjustment, r *lua.Request, atUS int64) {
 		return
 	}
 	kept := *r
+	kept.Holds = slices.Clone(r.Holds)
 	kept.Takes = slices.DeleteFunc(slices.Clone(r.Takes), func(t lua.Take) bool { return t.Held }) // never taken from the store
 	a.queue = append(a.queue, amend{how, kept, atUS, now})
 	a.count()
@@ -142,7 +144,7 @@ func (a *Amends) work(ctx context.Context) bool {
 			return true
 		}
 		if err := a.store.Adjust(ctx, next.how, &next.request, next.atUS); err != nil {
-			if next.how == lua.Charge || time.Since(next.since) < cancelFor {
+			if next.how == lua.Charge || len(next.request.Holds) > 0 || time.Since(next.since) < cancelFor {
 				return false
 			}
 			a.lost.Inc()

@@ -33,6 +33,13 @@ func (s *RateLimit) without(c *call.Call, g *grant, cause error) (time.Duration,
 	if !errors.Is(cause, lua.ErrUnavailable) && !errors.Is(cause, lua.ErrOldPolicy) {
 		s.log.Error("limits could not be decided", slog.String("workspace", c.Workspace.ID), slog.String("request_id", c.ID), slog.Any("error", cause))
 	}
+	if id, closed := g.held.Closed(); closed {
+		s.metrics.refusedClosed.Inc()
+		return 0, &call.Error{
+			Code: call.StoreUnavailable, RetryAfter: closedRetry,
+			Message: fmt.Sprintf("What is left of budget %q cannot be decided now.", id), Cause: cause,
+		}
+	}
 	for i := range g.rules {
 		if r := g.rules[i].rule; r.closed {
 			s.metrics.refusedClosed.Inc()
@@ -57,7 +64,13 @@ func (s *RateLimit) without(c *call.Call, g *grant, cause error) (time.Duration,
 	}
 	s.metrics.local.Inc()
 	g.local = true
-	s.amends.Add(lua.Charge, &g.request, d.NowUS)
+	c.Grant = g // for what budgets make of its cost
+	if g.held.Any() {
+		s.budgets.Locally(c, &g.held, d.NowUS)
+	}
+	if len(g.rules) > 0 {
+		s.amends.Add(lua.Charge, &g.request, d.NowUS)
+	}
 	return 0, nil
 }
 

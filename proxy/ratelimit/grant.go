@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/rateguard/rateguard/proxy/budget"
 	"github.com/rateguard/rateguard/proxy/call"
 	"github.com/rateguard/rateguard/proxy/lua"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
@@ -23,10 +24,11 @@ type taken struct {
 	offsetUS int64
 }
 
-// grant is what a call holds of its limits, until its end is known.
+// grant is what a call holds of its limits and budgets, until its end is known.
 type grant struct {
 	step    *RateLimit
 	rules   []taken
+	held    budget.Held
 	request lua.Request
 	// seen is room for a decision by leases.
 	seen []lua.Seen
@@ -34,6 +36,8 @@ type grant struct {
 	atUS int64
 	// local says that nothing was taken from Redis.
 	local bool
+	// unreserved says that Redis decided the limits and could not reserve the budgets, which are all soft.
+	unreserved bool
 	// leased says that one of the limits is; byLease that none of them had to ask the store.
 	leased, byLease bool
 }
@@ -41,20 +45,29 @@ type grant struct {
 var grants = sync.Pool{New: func() any { return new(grant) }}
 
 func (g *grant) reset(s *RateLimit, c *call.Call) {
-	g.step, g.rules, g.atUS, g.local, g.leased, g.byLease = s, g.rules[:0], 0, false, false, false
+	g.step, g.rules, g.atUS, g.local, g.unreserved, g.leased, g.byLease = s, g.rules[:0], 0, false, false, false, false
+	g.held.Reset()
 	c.Checks, c.Grant = nil, nil
+	c.Holds, c.Epoch, c.Op = nil, 0, 0
 }
 
 func (g *grant) free() {
 	clear(g.rules)
 	clear(g.request.Takes)
-	*g = grant{rules: g.rules[:0], seen: g.seen[:0], request: lua.Request{Takes: g.request.Takes[:0]}}
+	clear(g.request.Holds)
+	g.held.Reset()
+	*g = grant{rules: g.rules[:0], held: g.held, seen: g.seen[:0], request: lua.Request{Takes: g.request.Takes[:0], Holds: g.request.Holds[:0]}}
 	grants.Put(g)
 }
 
 // Settle gives back what the call did not use, once its end stands in the log: everything where it was never forwarded, of tokens
-// what was not used, and takes what was used above. One try: what it does not give back now leaks out by itself.
+// what was not used, and takes what was used above; budgets post its cost instead of its bound. One try: limits leak out by themselves, and budgets are
+// brought up to the log by who reads it. What is taken of budgets without a word in the log is cancelled until that is acknowledged.
 func (g *grant) Settle(c *call.Call) {
+	if g.held.Any() && c.Opened && g.step.budgets.Settled(c) {
+		g.step.log.Warn("a request cost more than it had reserved", slog.String("workspace", c.Workspace.ID), slog.String("request_id", c.ID),
+			slog.String("model", c.Asked.Model), slog.String("bound_usd", c.Quote.Bound.String()), slog.String("cost_usd", c.Result.Cost.String()))
+	}
 	if g.local {
 		return
 	}
@@ -65,14 +78,23 @@ func (g *grant) Settle(c *call.Call) {
 		}
 		return
 	}
-	used, known := tokens(c)
-	if !known {
+	g.unused(c)
+	if len(g.request.Takes) == 0 && len(g.request.Holds) == 0 {
 		return
 	}
+	if c.Result.HasCost {
+		g.request.Cost = int64(c.Result.Cost)
+	}
+	g.amend(c, lua.Settle)
+}
+
+// unused leaves of the takes what is to be given back or taken.
+func (g *grant) unused(c *call.Call) {
+	used, known := tokens(c)
 	n := 0
 	for i := range g.rules {
 		t := g.request.Takes[i]
-		if !g.rules[i].rule.tokens || t.Amount == used {
+		if !known || !g.rules[i].rule.tokens || t.Amount == used {
 			continue
 		}
 		if t.Held && t.Amount > used {
@@ -84,15 +106,14 @@ func (g *grant) Settle(c *call.Call) {
 		g.request.Takes[n] = t
 		n++
 	}
-	if n == 0 {
-		return
-	}
 	g.request.Takes = g.request.Takes[:n]
-	g.amend(c, lua.Settle)
 }
 
 // stored reports whether something was taken from the store for this call itself.
 func (g *grant) stored() bool {
+	if len(g.request.Holds) > 0 {
+		return true
+	}
 	for i := range g.request.Takes {
 		if !g.request.Takes[i].Held {
 			return true

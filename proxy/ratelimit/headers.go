@@ -12,6 +12,9 @@ import (
 // setHeaders notes the headers that tell the client of its limits, on every answer from here on: all limits in the IETF draft's
 // fields, and of each unit the one that binds in those of the dialect.
 func setHeaders(c *call.Call, g *grant) {
+	if len(g.rules) == 0 {
+		return
+	}
 	h := make([]call.Header, 0, 8)
 	var room [512]byte
 	policy, state := room[:0:256], room[256:256]

@@ -16,7 +16,7 @@ type rule struct {
 	tokens, closed, leased bool
 	// one says that the limit has a single bucket, whoever calls.
 	one   bool
-	match *match
+	where call.Scope
 	// most is the largest amount that can ever fit.
 	most   int64
 	script lua.Limit
@@ -26,12 +26,6 @@ type rule struct {
 	bucket  string
 	// quota is the limit's item of RateLimit-Policy.
 	quota string
-}
-
-// match says which requests a limit is for; empty fields are for all.
-type match struct {
-	route, key string
-	model      call.Patterns
 }
 
 // rules are the limits of a workspace at one version of its policy.
@@ -65,7 +59,7 @@ func newRule(workspace string, l *rateguardv1.Limit) rule {
 	r := rule{
 		id: l.GetId(), scope: l.GetScope(), unit: l.GetUnit(), tokens: l.GetUnit() == limit.UnitTokens,
 		closed: l.GetOnStoreFailure() == limit.FailClosed, policy: l, most: l.GetLimit(),
-		leased: l.GetMode() == limit.ModeLeased,
+		leased: l.GetMode() == limit.ModeLeased, where: call.NewScope(l.GetScope(), l.GetMatch()),
 	}
 	var scale limit.Scale
 	switch l.GetAlgorithm() {
@@ -77,36 +71,11 @@ func newRule(workspace string, l *rateguardv1.Limit) rule {
 		}
 	}
 	r.script = lua.NewLimit(l, scale)
-	if m := l.GetMatch(); m.GetRoute() != "" || m.GetModel() != "" || m.GetKey() != "" {
-		r.match = &match{route: m.GetRoute(), key: m.GetKey()}
-		if m.GetModel() != "" {
-			r.match.model = call.Patterns{m.GetModel()}
-		}
-	}
 	r.quota, r.buckets = quota(l), keyspace.Buckets(workspace, r.id)
-	if r.one = r.match != nil || r.scope == limit.ScopeWorkspace; r.one {
+	if r.one = r.where.One(); r.one {
 		r.bucket = r.buckets.Of("")
 	}
 	return r
-}
-
-// applies reports whether the limit is for the call, and for which of its subjects.
-func (r *rule) applies(c *call.Call) (subject string, ok bool) {
-	if m := r.match; m != nil {
-		ok = (m.route == "" || m.route == c.RouteID) && (m.key == "" || m.key == c.Key.ID) && (m.model == nil || m.model.Match(c.Asked.Model))
-		return "", ok
-	}
-	switch r.scope {
-	case limit.ScopeKey:
-		return c.Key.ID, true
-	case limit.ScopeRoute:
-		return c.RouteID, true
-	case limit.ScopeModel:
-		return c.Asked.Model, c.Asked.Model != ""
-	case limit.ScopeEndpoint:
-		return c.Endpoint, true
-	}
-	return "", true
 }
 
 // weights give a request of a model a cost above one.

@@ -1,5 +1,5 @@
-// Package ratelimit decides by the limits of its workspace whether a request may go on. One call to Redis takes from all of them or from
-// none; what a request did not use is given back at its end. Each limit says what happens while Redis is away.
+// Package ratelimit decides by the limits and the budgets of its workspace whether a request may go on. One call to Redis takes from all of
+// them or from none; what a request did not use is given back at its end. Each of them says what happens while Redis is away.
 package ratelimit
 
 import (
@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rateguard/rateguard/proxy/budget"
 	"github.com/rateguard/rateguard/proxy/call"
 	"github.com/rateguard/rateguard/proxy/lua"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
@@ -38,6 +39,7 @@ type RateLimit struct {
 	next     call.Handler
 	store    Store
 	policies Policies
+	budgets  *budget.Budgets
 	log      *slog.Logger
 	metrics  metrics
 	amends   *Amends
@@ -50,6 +52,8 @@ type RateLimit struct {
 type Options struct {
 	Store    Store
 	Policies Policies
+	// Budgets are decided in the same call as the limits.
+	Budgets *budget.Budgets
 	// Amends are made later, when the store is back.
 	Amends *Amends
 	// Leases are what this proxy holds of leased limits.
@@ -63,18 +67,18 @@ type Options struct {
 // New returns the step in front of next.
 func New(o Options, next call.Handler) *RateLimit {
 	return &RateLimit{
-		next: next, store: o.Store, policies: o.Policies, log: o.Log, metrics: newMetrics(o.Metrics),
+		next: next, store: o.Store, policies: o.Policies, budgets: o.Budgets, log: o.Log, metrics: newMetrics(o.Metrics),
 		amends: o.Amends, leases: o.Leases, local: newShares(o.Proxies),
 	}
 }
 
-// attempts is how often a request is decided anew because its policy was old.
-const attempts = 3
+// attempts is how often a request is decided: anew because its policy was old, its budgets were not installed, or it was made smaller.
+const attempts = 4
 
-// Serve takes from the limits of the call. It refuses with rate_limit_exceeded, invalid_request (what can never fit),
-// api_key_revoked and store_unavailable.
+// Serve takes from the limits and budgets of the call. It refuses with budget_exceeded, budget_contention, rate_limit_exceeded, invalid_request
+// (what can never fit), price_unknown, cost_unbounded, api_key_revoked and store_unavailable.
 func (s *RateLimit) Serve(c *call.Call) error {
-	if len(c.Workspace.Document.GetLimits()) == 0 {
+	if doc := c.Workspace.Document; len(doc.GetLimits()) == 0 && len(doc.GetBudgets()) == 0 {
 		return s.next.Serve(c)
 	}
 	g := grants.Get().(*grant) //nolint:forcetypeassert,errcheck // the pool holds nothing else
@@ -97,18 +101,20 @@ func (s *RateLimit) Serve(c *call.Call) error {
 	return s.next.Serve(c)
 }
 
-// decide takes from the limits; held is how long a leaky bucket keeps the request.
+// decide takes from the limits and budgets; held is how long a leaky bucket keeps the request.
 func (s *RateLimit) decide(c *call.Call, g *grant) (held time.Duration, err error) {
 	for range attempts {
 		g.reset(s, c)
 		if err := s.collect(c, g); err != nil {
 			return 0, err
 		}
-		if len(g.rules) == 0 {
+		if len(g.rules) == 0 && !g.held.Any() {
 			return 0, nil
 		}
-		decision, err := s.admit(c, g)
+		decision, err := s.ask(c, g)
 		switch {
+		case err == nil && !decision.Admitted && g.held.Any() && s.budgets.Fit(c, &g.held, &decision):
+			// It asks for less now.
 		case err == nil:
 			return s.decided(c, g, &decision)
 		case errors.Is(err, lua.ErrRevoked):
@@ -122,11 +128,45 @@ func (s *RateLimit) decide(c *call.Call, g *grant) (held time.Duration, err erro
 			}
 			s.leases.putBack(g)
 			c.Workspace = w // emit and quote behind read it
+		case errors.Is(err, lua.ErrNoEpoch):
+			if awaitErr := s.budgets.Await(c.Request.Context(), c.Workspace.ID); awaitErr != nil {
+				return s.without(c, g, errors.Join(err, awaitErr))
+			}
+			s.leases.putBack(g)
 		default:
 			return s.without(c, g, err)
 		}
 	}
 	return s.without(c, g, lua.ErrOldPolicy)
+}
+
+// ask lets Redis decide. Where it cannot reserve and no budget of the call insists on it, the limits are decided alone.
+func (s *RateLimit) ask(c *call.Call, g *grant) (lua.Decision, error) {
+	if !g.held.Any() {
+		return s.admit(c, g)
+	}
+	err := s.budgets.Enter(&g.request)
+	if err == nil {
+		var d lua.Decision
+		if d, err = s.admit(c, g); err == nil || !lua.Unreserved(err) {
+			return d, err
+		}
+	}
+	if _, closed := g.held.Closed(); closed {
+		return lua.Decision{}, err
+	}
+	s.budgets.Ask(c.Workspace.ID)
+	if len(g.rules) == 0 {
+		now := time.Now()
+		g.unreserved, g.request.Holds = true, g.request.Holds[:0]
+		return lua.Decision{Admitted: true, NowUS: now.UnixMicro(), Received: now}, nil
+	}
+	s.leases.putBack(g)
+	if err := s.collectLimits(c, g); err != nil {
+		return lua.Decision{}, err
+	}
+	g.unreserved = true
+	return s.admit(c, g)
 }
 
 // admit decides by what is held of the limits, else by the store.
@@ -135,7 +175,7 @@ func (s *RateLimit) admit(c *call.Call, g *grant) (lua.Decision, error) {
 		return s.store.Admit(c.Request.Context(), &g.request)
 	}
 	held, done := s.leases.spend(c, g, s.rules(c.Workspace))
-	if g.byLease = done; done {
+	if g.byLease = done && len(g.request.Holds) == 0; g.byLease {
 		return held, nil
 	}
 	sent := s.leases.now()
@@ -159,15 +199,23 @@ func (s *RateLimit) admit(c *call.Call, g *grant) (lua.Decision, error) {
 	return d, nil
 }
 
-// collect finds the limits that are for the call and what it takes from each.
+// collect finds the limits and budgets that are for the call and what it takes from each.
 func (s *RateLimit) collect(c *call.Call, g *grant) error {
+	if err := s.collectLimits(c, g); err != nil {
+		return err
+	}
+	return s.budgets.Collect(c, &g.held, &g.request)
+}
+
+func (s *RateLimit) collectLimits(c *call.Call, g *grant) error {
 	r := s.rules(c.Workspace)
+	g.rules, g.leased = g.rules[:0], false
 	g.request = lua.Request{
 		Workspace: c.Workspace.ID, Reservation: call.ReservationID(c), Key: c.Key.ID, PolicyVersion: c.Workspace.Version, Takes: g.request.Takes[:0],
 	}
 	for i := range r.list {
 		l := &r.list[i]
-		subject, ok := l.applies(c)
+		subject, ok := l.where.Of(c)
 		if !ok {
 			continue
 		}
@@ -201,10 +249,10 @@ func (s *RateLimit) rules(w *call.Workspace) *rules {
 	return r
 }
 
-// decided notes what the limits said.
+// decided notes what the limits and budgets said.
 func (s *RateLimit) decided(c *call.Call, g *grant, d *lua.Decision) (time.Duration, error) {
 	offset := d.Received.UnixMicro() - d.NowUS
-	c.Checks = make([]*rateguardv1.Check, len(g.rules))
+	c.Checks = make([]*rateguardv1.Check, len(g.rules), len(g.rules)+len(c.Holds))
 	checks := make([]rateguardv1.Check, len(g.rules))
 	for i := range g.rules {
 		fill(&checks[i], &g.rules[i], &g.request.Takes[i], d, i)
@@ -215,8 +263,17 @@ func (s *RateLimit) decided(c *call.Call, g *grant, d *lua.Decision) (time.Durat
 		c.Checks[i] = &checks[i]
 	}
 	setHeaders(c, g)
+	switch {
+	case g.unreserved:
+		s.budgets.Locally(c, &g.held, d.NowUS)
+	case g.held.Any():
+		s.budgets.Decided(c, &g.held, d, decidedByRedis)
+	}
 	if !d.Admitted {
 		s.metrics.denied.Inc()
+		if err := s.budgets.Refusal(c, &g.held, d, d.Wait() > 0); err != nil {
+			return 0, err
+		}
 		return 0, exceeded(c)
 	}
 	s.metrics.admitted.Inc()
@@ -250,7 +307,7 @@ func fill(k *rateguardv1.Check, t *taken, take *lua.Take, d *lua.Decision, i int
 func exceeded(c *call.Call) error {
 	var worst *rateguardv1.Check
 	for _, k := range c.Checks {
-		if k.GetDenied() && (worst == nil || k.GetRetryAfterUs() > worst.GetRetryAfterUs()) {
+		if k.GetRetryAfterUs() > 0 && (worst == nil || k.GetRetryAfterUs() > worst.GetRetryAfterUs()) {
 			worst = k
 		}
 	}

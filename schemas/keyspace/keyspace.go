@@ -74,6 +74,9 @@ const RevokedKeys = "rg:revoked"
 // since control last wrote all policies and revocations.
 const Mirrored = "rg:mirrored"
 
+// Wanted is a set of the ids of workspaces whose budgets somebody waits for: they have to be read from the log into State.
+const Wanted = "rg:wanted"
+
 // Bucket is what one limit counts for one subject.
 func Bucket(workspace, limit, subject string) string {
 	return Buckets(workspace, limit).Of(subject)

@@ -34,6 +34,8 @@ var Siblings = map[string]string{
 	"schemas/envelope schemas/gen/rateguard/v1":   "everything speaks the generated events",
 	"schemas/limit schemas/gen/rateguard/v1":      "everything speaks the generated events",
 	"proxy/ratelimit proxy/lua":                   "limits are decided by scripts",
+	"proxy/ratelimit proxy/budget":                "limits and budgets are decided by one call",
+	"proxy/budget proxy/lua":                      "budgets are reserved by the same script",
 	"schemas/price schemas/gen/rateguard/v1":      "everything speaks the generated events",
 	"schemas/price schemas/money":                 "a price makes money",
 	"proxy/* proxy/call":                          "the state of a request is one type",

@@ -190,9 +190,14 @@ type Check struct {
 	// The proxy's clock minus Redis' clock at the decision.
 	ClockOffsetUs int64 `protobuf:"varint,18,opt,name=clock_offset_us,json=clockOffsetUs,proto3" json:"clock_offset_us,omitempty"`
 	// How long a leaky bucket held the request.
-	DelayUs       int64 `protobuf:"varint,19,opt,name=delay_us,json=delayUs,proto3" json:"delay_us,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	DelayUs int64 `protobuf:"varint,19,opt,name=delay_us,json=delayUs,proto3" json:"delay_us,omitempty"`
+	// Of a budget, whose limit, used (what is posted), remaining and cost (what the request reserves) are nano-USD: what is
+	// reserved after the decision, "hard" or "soft", and its period; reset_after_us is how long that still runs.
+	Reserved          int64  `protobuf:"varint,20,opt,name=reserved,proto3" json:"reserved,omitempty"`
+	Enforcement       string `protobuf:"bytes,21,opt,name=enforcement,proto3" json:"enforcement,omitempty"`
+	PeriodStartUnixUs int64  `protobuf:"varint,22,opt,name=period_start_unix_us,json=periodStartUnixUs,proto3" json:"period_start_unix_us,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Check) Reset() {
@@ -354,6 +359,27 @@ func (x *Check) GetClockOffsetUs() int64 {
 func (x *Check) GetDelayUs() int64 {
 	if x != nil {
 		return x.DelayUs
+	}
+	return 0
+}
+
+func (x *Check) GetReserved() int64 {
+	if x != nil {
+		return x.Reserved
+	}
+	return 0
+}
+
+func (x *Check) GetEnforcement() string {
+	if x != nil {
+		return x.Enforcement
+	}
+	return ""
+}
+
+func (x *Check) GetPeriodStartUnixUs() int64 {
+	if x != nil {
+		return x.PeriodStartUnixUs
 	}
 	return 0
 }
@@ -704,7 +730,7 @@ const file_rateguard_v1_requests_proto_rawDesc = "" +
 	"\x04tags\x18\x06 \x03(\v2&.rateguard.v1.RequestContext.TagsEntryR\x04tags\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfe\x04\n" +
 	"\x05Check\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x12\n" +
@@ -726,7 +752,10 @@ const file_rateguard_v1_requests_proto_rawDesc = "" +
 	"\n" +
 	"decided_by\x18\x11 \x01(\tR\tdecidedBy\x12&\n" +
 	"\x0fclock_offset_us\x18\x12 \x01(\x03R\rclockOffsetUs\x12\x19\n" +
-	"\bdelay_us\x18\x13 \x01(\x03R\adelayUs\"\xef\x06\n" +
+	"\bdelay_us\x18\x13 \x01(\x03R\adelayUs\x12\x1a\n" +
+	"\breserved\x18\x14 \x01(\x03R\breserved\x12 \n" +
+	"\venforcement\x18\x15 \x01(\tR\venforcement\x12/\n" +
+	"\x14period_start_unix_us\x18\x16 \x01(\x03R\x11periodStartUnixUs\"\xef\x06\n" +
 	"\x0fRequestRecorded\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x15\n" +
