@@ -92,7 +92,7 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 	s.store = store
 	s.gate = epoch.NewGate()
 	s.installs = epoch.NewInstalls(s.gate, lua.NewWants(store.Client()), s.log)
-	s.rebuild, err = rebuild.New(rebuild.Config{Spool: s.spool, Kafka: s.cfg.Kafka, Redis: store.Client(), Log: s.log, Metrics: reg})
+	s.rebuild, err = rebuild.New(rebuild.Config{Spool: s.spool, Kafka: s.cfg.Kafka, Redis: store.Client(), Gate: s.gate, Log: s.log, Metrics: reg})
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}

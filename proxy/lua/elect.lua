@@ -1,5 +1,5 @@
 -- Takes or renews a lease that one process at a time should hold.
--- KEYS[1]  rg:{producers}:reaper
+-- KEYS[1]  rg:{producers}:<office>
 -- ARGV[1]  id of the producer that asks
 -- ARGV[2]  length of the lease in ms
 -- returns  1 when the asker holds it now, 0 when another does

@@ -73,7 +73,7 @@ func TestEveryKeyEndsButForThoseNamed(t *testing.T) {
 	if err := p.Fence(t.Context(), "two", "one"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Elect(t.Context(), "one", time.Minute); err != nil {
+	if _, err := p.Elect(t.Context(), lua.Reaper, "one", time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	rdb, seen, ends := r.Client(), map[string]bool{}, 0

@@ -22,7 +22,15 @@ const producerTimeout = 3 * time.Second
 const (
 	producerPrefix = "rg:{producers}:"
 	livingKey      = "rg:{producers}"
-	reaperKey      = "rg:{producers}:reaper"
+)
+
+// Office is what one proxy at a time should do for all.
+type Office string
+
+// The offices: who closes producers that are gone, and who keeps the budgets in Redis at what the log shows.
+const (
+	Reaper Office = "reaper"
+	Keeper Office = "keeper"
 )
 
 //go:embed heartbeat.lua
@@ -84,13 +92,13 @@ func (p *Producers) Seen(ctx context.Context, id string) (string, error) {
 	return v, nil
 }
 
-// Elect takes or renews the reaper's lease for the producer and returns whether it holds it.
-func (p *Producers) Elect(ctx context.Context, id string, lease time.Duration) (bool, error) {
+// Elect takes or renews the lease of an office for the producer and returns whether it holds it.
+func (p *Producers) Elect(ctx context.Context, office Office, id string, lease time.Duration) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, producerTimeout)
 	defer cancel()
-	n, err := p.elect.Run(ctx, p.rdb, []string{reaperKey}, id, lease.Milliseconds()).Int()
+	n, err := p.elect.Run(ctx, p.rdb, []string{producerPrefix + string(office)}, id, lease.Milliseconds()).Int()
 	if err != nil {
-		return false, fmt.Errorf("electing reaper: %w", err)
+		return false, fmt.Errorf("electing %s: %w", office, err)
 	}
 	return n == 1, nil
 }

@@ -48,7 +48,7 @@ func TestHeartbeatsWorkInACluster(t *testing.T) {
 			t.Errorf("fenced %t, %v", fenced, err)
 		}
 	}
-	if ok, err := p.Elect(t.Context(), "a", time.Minute); err != nil || !ok {
+	if ok, err := p.Elect(t.Context(), lua.Reaper, "a", time.Minute); err != nil || !ok {
 		t.Errorf("elected %t, %v", ok, err)
 	}
 }

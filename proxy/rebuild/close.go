@@ -12,6 +12,7 @@ import (
 	"github.com/rateguard/rateguard/schemas/envelope"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/topics"
+	"github.com/rateguard/rateguard/topics/hash"
 )
 
 // maxRestarts bounds how often one closing begins again because the producer still writes; after it the
@@ -184,7 +185,7 @@ func record(topic topics.Topic, key string, e *rateguardv1.Event) (spool.Record,
 		e.Id = id.String()
 	}
 	e.OccurredAtUnixUs = time.Now().UnixMicro()
-	if topic.Key == topics.ByWorkspace {
+	if topic.Key == topics.ByWorkspace && !hash.IsPartitionKey(key) {
 		e.WorkspaceId = key
 	}
 	b, err := envelope.Encode(e)

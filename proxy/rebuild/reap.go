@@ -2,18 +2,13 @@ package rebuild
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
-	"github.com/rateguard/rateguard/schemas/envelope"
+	"github.com/rateguard/rateguard/proxy/lua"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
-	"github.com/rateguard/rateguard/topics"
 )
 
 // watch is what the reaper saw of one producer's heartbeat.
@@ -23,28 +18,17 @@ type watch struct {
 	since time.Time
 }
 
-// roster is the view of the producers topic: who is not closed.
-type roster struct {
-	// mu guards open.
-	mu   sync.Mutex
-	open map[string]*rateguardv1.ProducerStatus
-}
-
 // reap closes producers whose heartbeat stands still, until the context ends.
 func (r *Rebuilder) reap(ctx context.Context) {
-	ro := &roster{open: make(map[string]*rateguardv1.ProducerStatus)}
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() { r.follow(ctx, ro) })
 	watches := make(map[string]watch)
 	for sleep(ctx, r.cfg.ReapEvery) {
-		holds, err := r.redis.Elect(ctx, r.cfg.Spool.ProducerID(), r.cfg.GoneAfter/2)
+		holds, err := r.redis.Elect(ctx, lua.Reaper, r.cfg.Spool.ProducerID(), r.cfg.GoneAfter/2)
 		if err != nil || !holds {
 			// Without Redis nobody's heartbeat can be seen, and after it everybody's would look old: begin again.
 			clear(watches)
 			continue
 		}
-		gone, err := r.gone(ctx, ro.candidates(r.cfg.Spool.ProducerID(), r.cfg.Spool.Predecessors()), watches)
+		gone, err := r.gone(ctx, r.candidates(), watches)
 		if err != nil {
 			clear(watches)
 			continue
@@ -94,58 +78,23 @@ func (r *Rebuilder) gone(ctx context.Context, candidates []*rateguardv1.Producer
 }
 
 // candidates are all producers that are not closed, but for ourselves and those whose folder we hold.
-func (ro *roster) candidates(self string, held []string) []*rateguardv1.ProducerStatus {
-	ro.mu.Lock()
-	defer ro.mu.Unlock()
-	var list []*rateguardv1.ProducerStatus
-	for _, id := range sorted(ro.open) {
-		if id != self && !slices.Contains(held, id) {
-			list = append(list, ro.open[id])
-		}
-	}
-	return list
+func (r *Rebuilder) candidates() []*rateguardv1.ProducerStatus {
+	held := append(r.cfg.Spool.Predecessors(), r.cfg.Spool.ProducerID())
+	return slices.DeleteFunc(r.roster.Open(), func(s *rateguardv1.ProducerStatus) bool { return slices.Contains(held, s.GetProducerId()) })
 }
 
-// follow reads the producers topic from its start until the context ends.
-func (r *Rebuilder) follow(ctx context.Context, ro *roster) {
-	opts, err := r.cfg.Kafka.Options()
-	var cl *kgo.Client
-	if err == nil {
-		cl, err = kgo.NewClient(append(opts,
-			kgo.ConsumeTopics(topics.Producers.Name),
-			kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
-			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		)...)
-	}
-	if err != nil {
-		r.log.Error("reading producers", slog.Any("error", fmt.Errorf("making Kafka client: %w", err)))
-		return
-	}
-	defer cl.Close()
+// watchSelf retires this producer when the log says that it is closed, also where Redis lost the fence.
+func (r *Rebuilder) watchSelf(ctx context.Context) {
 	for {
-		fetches := cl.PollFetches(ctx)
-		if ctx.Err() != nil {
+		changed := r.roster.Changed()
+		if r.roster.Closed(r.cfg.Spool.ProducerID()) {
+			r.retire("log")
 			return
 		}
-		fetches.EachRecord(func(rec *kgo.Record) { r.note(ro, rec) })
-	}
-}
-
-func (r *Rebuilder) note(ro *roster, rec *kgo.Record) {
-	e, err := envelope.Decode(rec.Value)
-	status := e.GetProducerStatus()
-	if err != nil || status == nil {
-		return // a tombstone, or written by a newer release that also closes it
-	}
-	id := status.GetProducerId()
-	ro.mu.Lock()
-	defer ro.mu.Unlock()
-	if status.GetClosedAtUnixUs() == 0 {
-		ro.open[id] = status
-		return
-	}
-	delete(ro.open, id)
-	if id == r.cfg.Spool.ProducerID() {
-		r.retire("log") // also where Redis lost the fence
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
 	}
 }

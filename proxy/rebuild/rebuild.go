@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/rateguard/rateguard/proxy/lua"
+	"github.com/rateguard/rateguard/proxy/rebuild/roster"
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/topics/broker"
 )
@@ -30,6 +31,8 @@ type Config struct {
 	// Redis holds heartbeats and fences. Nil: this process sends none and closes only predecessors in its own folder.
 	// All proxies of one Kafka need the same Redis, or the others take those without one for gone.
 	Redis redis.UniversalClient
+	// Gate is told of rounds. Nil: this process answers none.
+	Gate Gate
 	// Heartbeat is the interval of the own heartbeat, 5 s; GoneAfter the time without one after which a
 	// producer is closed, 60 s; ReapEvery how often the reaper looks, 5 s.
 	Heartbeat time.Duration
@@ -57,10 +60,16 @@ type Rebuilder struct {
 	cfg    Config
 	log    *slog.Logger
 	redis  *lua.Producers // nil without Redis
+	roster *roster.Roster
 	met    *metrics
 	fenced chan struct{}
 	once   sync.Once
 	living atomic.Int32
+
+	// predMu guards whole: the predecessors in whose name rounds are sealed. drained says that there is another one.
+	predMu  sync.Mutex
+	whole   []string
+	drained chan struct{}
 }
 
 // New returns a Rebuilder; nothing runs before Run.
@@ -76,7 +85,9 @@ func New(cfg Config) (*Rebuilder, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Rebuilder{cfg: cfg, log: cfg.Log, met: m, fenced: make(chan struct{})}
+	r := &Rebuilder{
+		cfg: cfg, log: cfg.Log, met: m, fenced: make(chan struct{}), roster: roster.New(cfg.Kafka, cfg.Log), drained: make(chan struct{}, 1),
+	}
 	if cfg.Redis != nil {
 		r.redis = lua.NewProducers(cfg.Redis)
 	}
@@ -90,10 +101,18 @@ func (r *Rebuilder) Fenced() <-chan struct{} { return r.fenced }
 // Living returns how many proxies sent heartbeats when Redis was last asked, at least 1.
 func (r *Rebuilder) Living() int { return max(1, int(r.living.Load())) }
 
-// Run sends heartbeats, closes the predecessors of the own folder and reaps other producers, until the context ends.
+// Roster returns the view of all producers that Run keeps.
+func (r *Rebuilder) Roster() *roster.Roster { return r.roster }
+
+// Run sends heartbeats, seals epochs, closes the predecessors of the own folder and reaps other producers, until the context ends.
 func (r *Rebuilder) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
+	wg.Go(func() { r.roster.Run(ctx) })
+	wg.Go(func() { r.watchSelf(ctx) })
 	wg.Go(func() { r.closePredecessors(ctx) })
+	if r.cfg.Gate != nil {
+		wg.Go(func() { r.seal(ctx) })
+	}
 	if r.redis != nil {
 		wg.Go(func() { r.beat(ctx) })
 		wg.Go(func() { r.reap(ctx) })
@@ -152,6 +171,9 @@ func (r *Rebuilder) closePredecessors(ctx context.Context) {
 			return // only the context ends the wait
 		}
 		dead[id] = p
+		if !p.Rebooted {
+			r.ship(id)
+		}
 	}
 	for _, id := range ids {
 		r.retry(ctx, id, func() error {

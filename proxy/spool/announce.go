@@ -133,10 +133,13 @@ func (s *Spool) status(f *folder) *rateguardv1.ProducerStatus {
 	}
 }
 
+// CostsPartitions returns the number of partitions of the costs topic; call it after Announced.
+func (s *Spool) CostsPartitions() int { return len(s.own.meta.CostsOffsets) }
+
 // appendStarted appends ProducerStarted for every partition of the costs topic and then opens Announced.
 // A full disk is waited for: shipping makes room.
 func (s *Spool) appendStarted(ctx context.Context) {
-	n := int32(len(s.own.meta.CostsOffsets)) //nolint:gosec // a number of partitions
+	n := int32(s.CostsPartitions()) //nolint:gosec // a number of partitions
 	for p := int32(0); p < n; {
 		err := s.appendStartedTo(p, n)
 		if err == nil {
