@@ -6,11 +6,11 @@ import rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 type Closing int
 
 const (
-	// ClosingUnknown: nothing is held of the producer, or not of all that its closing ended.
+	// ClosingUnknown means: nothing is held of the producer, or not of all that its closing ended.
 	ClosingUnknown Closing = iota
-	// ClosingEnded: an accepted ProducerClosed ended it.
+	// ClosingEnded means: an accepted ProducerClosed ended it.
 	ClosingEnded
-	// ClosingNot: none did.
+	// ClosingNot means: none did.
 	ClosingNot
 )
 
