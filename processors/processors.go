@@ -18,6 +18,7 @@ import (
 	"github.com/rateguard/rateguard/processors/group"
 	"github.com/rateguard/rateguard/processors/spend"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	state "github.com/rateguard/rateguard/schemas/spend"
 	"github.com/rateguard/rateguard/topics"
 	"github.com/rateguard/rateguard/topics/broker"
 )
@@ -101,9 +102,9 @@ func (s *Server) Ready() error {
 // Spend returns what a workspace has spent, as far as this process has read it. An error
 // that wraps gokakit.ErrNotReady means: ask again.
 func (s *Server) Spend(ctx context.Context, workspace string) (*rateguardv1.SpendState, error) {
-	state, err := s.runners[topics.SpendGroup].State(ctx, workspace)
+	encoded, err := s.runners[topics.SpendGroup].State(ctx, workspace)
 	if err != nil {
 		return nil, err
 	}
-	return spend.Decode(state)
+	return state.Decode(encoded)
 }

@@ -15,6 +15,7 @@ import (
 
 	gohash "hash"
 
+	"github.com/rateguard/rateguard/schemas/fold"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/topics"
 	"github.com/rateguard/rateguard/topics/hash"
@@ -233,7 +234,7 @@ func (a *attempt) get(key string) ([]byte, error) {
 	if err != nil || value == nil {
 		return nil, err
 	}
-	v, err := decodeValue(value)
+	v, err := fold.DecodeValue(value)
 	return v.GetState(), err
 }
 

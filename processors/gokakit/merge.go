@@ -7,7 +7,7 @@ import (
 	"github.com/lovoo/goka"
 	"github.com/lovoo/goka/storage"
 
-	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/fold"
 )
 
 // merger is the update callback of every reader of a table: it refuses records that would
@@ -28,7 +28,7 @@ func (m *merger) Update(ctx goka.UpdateContext, s storage.Storage, key string, v
 	if err != nil {
 		return fmt.Errorf("reading %q to merge it: %w", key, err)
 	}
-	if accept(value, held) {
+	if fold.Accept(value, held) {
 		m.note(ctx.Partition(), key, false)
 		return s.Set(key, value)
 	}
@@ -37,22 +37,6 @@ func (m *merger) Update(ctx goka.UpdateContext, s storage.Storage, key string, v
 		m.onRefused(ctx.Partition(), key)
 	}
 	return nil
-}
-
-// accept reports whether a record may take the place of what is held. Nobody deletes from a
-// table of ours, and a value that cannot be read is never better than one that can.
-func accept(value, held []byte) bool {
-	next, err := decodeValue(value)
-	if err != nil || value == nil {
-		return false
-	}
-	var before *rateguardv1.TableValue
-	if held != nil {
-		if before, err = decodeValue(held); err != nil {
-			return true
-		}
-	}
-	return before == nil || supersedes(next, before)
 }
 
 func (m *merger) note(partition int32, key string, refused bool) {

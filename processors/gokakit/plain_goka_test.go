@@ -19,6 +19,7 @@ import (
 	"github.com/rateguard/rateguard/processors/gokakit"
 	"github.com/rateguard/rateguard/processors/group"
 	"github.com/rateguard/rateguard/processors/internal/kafkatest"
+	"github.com/rateguard/rateguard/schemas/fold"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/topics"
 )
@@ -127,7 +128,7 @@ func counter(each func(ctx goka.Context, n int64)) *goka.GroupGraph {
 func tally() group.Graph {
 	return group.Graph{
 		Name: topics.SpendGroup, Generation: 1, Input: topics.Costs, Clocks: []topics.Topic{topics.Ticks}, Table: topics.SpendTable,
-		Fold: func(state []byte, in group.Input) ([]byte, []group.Note) {
+		Fold: func(state []byte, in group.Input) ([]byte, []fold.Note) {
 			if in.Event.GetTick() != nil {
 				return state, nil
 			}

@@ -3,10 +3,10 @@ package gokakit
 import (
 	"fmt"
 
-	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
-
 	"github.com/rateguard/rateguard/processors/group"
 	"github.com/rateguard/rateguard/schemas/envelope"
+	"github.com/rateguard/rateguard/schemas/fold"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 )
 
 // stateLimit is the size of a state past which something is wrong with the group's bounds:
@@ -56,26 +56,26 @@ type position struct {
 
 // step is the one way from an input to a table value. Whatever happens, the caller writes the
 // result: one record an input, so that the table is a prefix of the inputs.
-func step(g group.Graph, held *rateguardv1.TableValue, at position, key string, in *record) (*rateguardv1.TableValue, outcome, []group.Note) {
+func step(g group.Graph, held *rateguardv1.TableValue, at position, key string, in *record) (*rateguardv1.TableValue, outcome, []fold.Note) {
 	next := held
 	if next == nil {
 		next = new(rateguardv1.TableValue)
 	}
-	if !at.clock && at.offset <= applied(next, at.topicID) {
+	if !at.clock && at.offset <= fold.Applied(next, at.topicID) {
 		// Not "return": if the table's topic lacks what the store has, this writes it.
 		return next, outcomeRepeated, nil
 	}
 	next.Generation = g.Generation
 	if !at.clock {
-		setApplied(next, at.topicID, at.offset)
+		fold.SetApplied(next, at.topicID, at.offset)
 	}
 	if in.err != nil {
 		return next, outcomeBad, nil
 	}
-	var notes []group.Note
+	var notes []fold.Note
 	next.State, notes = g.Fold(next.GetState(), group.Input{Key: key, Event: in.event})
 	if n := len(next.GetState()); n > stateLimit {
-		notes = append(notes, group.Note{Kind: "state_large", Detail: fmt.Sprintf("%d bytes", n)})
+		notes = append(notes, fold.Note{Kind: "state_large", Detail: fmt.Sprintf("%d bytes", n)})
 	}
 	if at.clock {
 		return next, outcomeClock, notes

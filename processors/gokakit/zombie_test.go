@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/lovoo/goka"
 	"github.com/lovoo/goka/storage"
@@ -100,64 +99,3 @@ func TestAStaleRecordDoesNotTakeAKeyBack(t *testing.T) {
 	waitCount(t, r, "ws_1", 100)
 	stop()
 }
-
-func TestMerge(t *testing.T) {
-	value := func(generation uint32, offsets ...int64) []byte {
-		v := &rateguardv1.TableValue{Generation: generation}
-		for i, o := range offsets {
-			v.Applied = append(v.Applied, &rateguardv1.Applied{TopicId: []byte{byte(i)}, Offset: o})
-		}
-		b, err := proto.Marshal(v)
-		if err != nil {
-			t.Fatalf("encoding: %v", err)
-		}
-		return b
-	}
-	for name, test := range map[string]struct {
-		held, next []byte
-		taken      bool
-	}{
-		"first":                       {nil, value(1, 5), true},
-		"later":                       {value(1, 5), value(1, 6), true},
-		"the same again":              {value(1, 5), value(1, 5), true},
-		"earlier":                     {value(1, 5), value(1, 4), false},
-		"later generation":            {value(1, 5), value(2, 0), true},
-		"earlier generation":          {value(2, 0), value(1, 5), false},
-		"another topic beside it":     {value(1, 5), value(1, 5, 0), true},
-		"a topic is missing":          {value(1, 5, 0), value(1, 6), false},
-		"deleted":                     {value(1, 5), nil, false},
-		"malformed":                   {value(1, 5), []byte{0xff}, false},
-		"malformed, and nothing held": {nil, []byte{0xff}, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := gokakit.NewMapStorage()
-			if test.held != nil {
-				if err := s.Set("k", test.held); err != nil {
-					t.Fatalf("storing: %v", err)
-				}
-			}
-			if err := gokakit.NewMerge()(updateContext{}, s, "k", test.next); err != nil {
-				t.Fatalf("merging: %v", err)
-			}
-			got, err := s.Get("k")
-			if err != nil {
-				t.Fatalf("reading: %v", err)
-			}
-			want := test.held
-			if test.taken {
-				want = test.next
-			}
-			if string(got) != string(want) {
-				t.Errorf("held after the merge: got %x, want %x", got, want)
-			}
-		})
-	}
-}
-
-type updateContext struct{}
-
-func (updateContext) Topic() goka.Stream    { return "t" }
-func (updateContext) Partition() int32      { return 0 }
-func (updateContext) Offset() int64         { return 0 }
-func (updateContext) Headers() goka.Headers { return nil }
-func (updateContext) Timestamp() time.Time  { return time.Time{} }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/rateguard/rateguard/schemas/fold"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/topics"
 )
@@ -28,20 +29,13 @@ type Graph struct {
 }
 
 // Fold is the pure function of a group.
-type Fold func(state []byte, in Input) (next []byte, notes []Note)
+type Fold func(state []byte, in Input) (next []byte, notes []fold.Note)
 
 // Input is one event for a fold.
 type Input struct {
 	// Key of the record, a workspace or a partition key.
 	Key   string
 	Event *rateguardv1.Event
-}
-
-// Note is something that an operator has to know of; the runtime counts and logs it.
-type Note struct {
-	// Kind is a constant in snake case.
-	Kind   string
-	Detail string
 }
 
 // Validate returns every problem of the graph, joined.

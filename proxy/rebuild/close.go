@@ -74,13 +74,13 @@ func (r *Rebuilder) closings(s *state, dead bool) ([]spool.Record, error) {
 		for _, id := range sorted(s.workspaces) {
 			w := s.workspaces[id]
 			m := w.marks(topic.Name)
-			if m.closed || dead && w.trimmed && m == &w.requests && m.mark == 0 {
+			if m.closed || dead && w.trimmed && m == &w.requests && m.mark() == 0 {
 				continue
 			}
 			if !m.ask() {
 				return nil, fmt.Errorf("closing producer %s in workspace %s: the broker did not take it into %s", s.producer, id, topic.Name)
 			}
-			c := &rateguardv1.ProducerClosed{ProducerId: s.producer, Mark: m.mark}
+			c := &rateguardv1.ProducerClosed{ProducerId: s.producer, Mark: m.mark()}
 			if topic.Name == topics.Costs.Name {
 				c.Ends = w.ends()
 				r.met.ended.Add(float64(len(c.Ends)))

@@ -85,7 +85,7 @@ func TestFoldsArePure(t *testing.T) {
 	none(t, arch.CheckPurity(all))
 	folds := arch.Folds(all)
 	for _, want := range []string{
-		"processors/spend/fold.go", "projections/balances/project.go", "projections/ledger/project.go",
+		"schemas/spend/fold.go", "projections/balances/project.go", "projections/ledger/project.go",
 		"projections/requests/project.go", "schemas/money/money.go", "schemas/price/price.go",
 	} {
 		if !slices.Contains(folds, want) {

@@ -33,6 +33,9 @@ var Clients = []Client{
 var Siblings = map[string]string{
 	"schemas/envelope schemas/gen/rateguard/v1":   "everything speaks the generated events",
 	"schemas/limit schemas/gen/rateguard/v1":      "everything speaks the generated events",
+	"schemas/fold schemas/gen/rateguard/v1":       "everything speaks the generated events",
+	"schemas/spend schemas/gen/rateguard/v1":      "everything speaks the generated events",
+	"schemas/spend schemas/fold":                  "a fold leaves notes",
 	"proxy/ratelimit proxy/lua":                   "limits are decided by scripts",
 	"proxy/ratelimit proxy/budget":                "limits and budgets are decided by one call",
 	"proxy/budget proxy/lua":                      "budgets are reserved by the same script",

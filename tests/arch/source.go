@@ -97,13 +97,13 @@ var clock = []string{"Now", "Since", "Until", "After", "AfterFunc", "Sleep", "Ti
 // minting are the functions of package uuid that make ids up; those that parse are pure.
 var minting = []string{"New", "NewString", "NewUUID", "NewRandom", "NewV6", "NewV7", "NewRandomFromReader"}
 
-// fold reports whether the file must be pure: the price and money packages, and every file
+// fold reports whether the file must be pure: the packages of prices, money and the fold of spend, and every file
 // that declares Fold or Project.
 func fold(f File, tree *ast.File) bool {
 	if f.isTest() {
 		return false
 	}
-	if dir := path.Dir(f.Path); dir == "schemas/price" || dir == "schemas/money" {
+	if dir := path.Dir(f.Path); dir == "schemas/price" || dir == "schemas/money" || dir == "schemas/spend" || dir == "schemas/fold" {
 		return true
 	}
 	if !below(f.Path, "processors") && !below(f.Path, "projections") {

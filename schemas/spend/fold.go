@@ -1,3 +1,6 @@
+// Package spend folds the costs topic into what each workspace has spent and holds: in all,
+// by month and by budget period. It is separate so that the arithmetic of money is one pure function: processors keep
+// its states in a table, and the proxy folds the tail of the log on top of them with the same code.
 package spend
 
 import (
@@ -7,19 +10,28 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/rateguard/rateguard/processors/group"
+	"github.com/rateguard/rateguard/schemas/fold"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 )
 
+// Effect is what an event did to a state.
+type Effect struct {
+	// New: the event was applied. Otherwise it is a repeat, and only a hole may have been filled.
+	New bool
+	// Closed: the event is a ProducerClosed that was taken. One that is not the first, or has another mark, is ignored by everyone.
+	Closed bool
+	Notes  []fold.Note
+}
+
 // Fold applies one event of the costs topic to a workspace's state, in place. It is pure:
 // the clock is the latest time of the events themselves.
-func Fold(s *rateguardv1.SpendState, e *rateguardv1.Event) []group.Note {
+func Fold(s *rateguardv1.SpendState, e *rateguardv1.Event) Effect {
 	isNew, notes := admit(s, e)
 	if !isNew {
-		return notes
+		return Effect{Notes: notes}
 	}
 	s.LatestUnixUs = max(s.GetLatestUnixUs(), e.GetOccurredAtUnixUs())
-	f := folding{state: s, event: e, notes: notes}
+	f := folding{state: s, event: e, Effect: Effect{New: true, Notes: notes}}
 	switch body := e.GetBody().(type) {
 	case *rateguardv1.Event_ReservationOpened:
 		f.open(body.ReservationOpened)
@@ -37,18 +49,18 @@ func Fold(s *rateguardv1.SpendState, e *rateguardv1.Event) []group.Note {
 		f.note(noteSkipped, "producer "+e.GetProducerId())
 	}
 	prune(s)
-	return f.notes
+	return f.Effect
 }
 
 // folding is one event on its way into a state.
 type folding struct {
+	Effect
 	state *rateguardv1.SpendState
 	event *rateguardv1.Event
-	notes []group.Note
 }
 
 func (f *folding) note(kind, detail string) {
-	f.notes = append(f.notes, group.Note{Kind: kind, Detail: detail})
+	f.Notes = append(f.Notes, fold.Note{Kind: kind, Detail: detail})
 }
 
 // open adds what a reservation holds.
@@ -61,7 +73,7 @@ func (f *folding) open(o *rateguardv1.ReservationOpened) {
 
 // end applies a first end, unless its producer was closed and the closing ended the reservation already.
 func (f *folding) end(o *rateguardv1.Outcome) {
-	p := producer(f.state, f.event.GetProducerId())
+	p := Producer(f.state, f.event.GetProducerId())
 	if p.GetClosedAtUnixUs() == 0 {
 		f.firstEnd(o)
 		return
@@ -117,7 +129,7 @@ func (f *folding) replace(o *rateguardv1.Outcome, previous *int64, previousEstim
 // closeProducer takes a ProducerClosed iff it is the first of that producer and its mark is the
 // one held here: otherwise its maker has not seen what this log shows, and starts again.
 func (f *folding) closeProducer(c *rateguardv1.ProducerClosed) {
-	p := producer(f.state, c.GetProducerId())
+	p := Producer(f.state, c.GetProducerId())
 	mark := p.GetMark()
 	if c.GetProducerId() == f.event.GetProducerId() && f.event.GetSequence() == mark && mark > 0 {
 		mark-- // it closes itself: its mark before this record
@@ -131,6 +143,7 @@ func (f *folding) closeProducer(c *rateguardv1.ProducerClosed) {
 		p = &rateguardv1.ProducerMark{ProducerId: c.GetProducerId()}
 		f.state.Producers = slices.Insert(f.state.Producers, i, p)
 	}
+	f.Closed = true
 	// The fold's clock and not the event's: a clock that once was ahead would make every later closing look old.
 	p.ClosedAtUnixUs = max(f.state.GetLatestUnixUs(), 1)
 	cutClosedEnds(f.state, min(len(c.GetEnds()), maxClosedEnds))

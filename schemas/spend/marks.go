@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/rateguard/rateguard/processors/group"
+	"github.com/rateguard/rateguard/schemas/fold"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 )
 
@@ -20,8 +20,8 @@ const (
 	noteSkipped       = "record_skipped"
 )
 
-// producer returns the mark of a producer; nil when none is held.
-func producer(s *rateguardv1.SpendState, id string) *rateguardv1.ProducerMark {
+// Producer returns what a state holds of a producer; nil when it holds nothing.
+func Producer(s *rateguardv1.SpendState, id string) *rateguardv1.ProducerMark {
 	if i, found := findProducer(s, id); found {
 		return s.GetProducers()[i]
 	}
@@ -34,7 +34,7 @@ func findProducer(s *rateguardv1.SpendState, id string) (int, bool) {
 
 // admit moves the marks for an event and reports whether it is new. An event without a
 // producer or a sequence carries no promise of order and is always new.
-func admit(s *rateguardv1.SpendState, e *rateguardv1.Event) (bool, []group.Note) {
+func admit(s *rateguardv1.SpendState, e *rateguardv1.Event) (bool, []fold.Note) {
 	id, seq := e.GetProducerId(), e.GetSequence()
 	if id == "" || seq == 0 {
 		return true, nil
@@ -43,21 +43,29 @@ func admit(s *rateguardv1.SpendState, e *rateguardv1.Event) (bool, []group.Note)
 	if !found {
 		s.Producers = slices.Insert(s.Producers, i, &rateguardv1.ProducerMark{ProducerId: id})
 	}
-	p := s.Producers[i]
+	isNew, notes := Take(s.Producers[i], seq)
+	if seq == s.Producers[i].GetMark() && isNew {
+		s.Producers[i].LastSeenUnixUs = max(s.Producers[i].GetLastSeenUnixUs(), e.GetOccurredAtUnixUs())
+	}
+	return isNew, notes
+}
+
+// Take moves a producer's mark for a sequence, from 1, and reports whether a record with it is new: above the mark, or in a hole
+// below it. It is the rule of repeats of everyone who reads the log.
+func Take(p *rateguardv1.ProducerMark, seq uint64) (bool, []fold.Note) {
 	if seq <= p.GetMark() {
 		return fillHole(p, seq), nil
 	}
-	var notes []group.Note
+	var notes []fold.Note
 	if from := p.GetMark() + 1; seq > from {
 		p.Holes = append(p.Holes, &rateguardv1.Hole{From: from, To: seq - 1})
-		notes = append(notes, group.Note{Kind: noteHole, Detail: fmt.Sprintf("producer %s: %d to %d", id, from, seq-1)})
+		notes = append(notes, fold.Note{Kind: noteHole, Detail: fmt.Sprintf("producer %s: %d to %d", p.GetProducerId(), from, seq-1)})
 		if n := len(p.GetHoles()); n > maxHoles {
 			p.Holes = slices.Delete(p.Holes, 0, n-maxHoles)
-			notes = append(notes, group.Note{Kind: noteHolesCut, Detail: "producer " + id})
+			notes = append(notes, fold.Note{Kind: noteHolesCut, Detail: "producer " + p.GetProducerId()})
 		}
 	}
 	p.Mark = seq
-	p.LastSeenUnixUs = max(p.GetLastSeenUnixUs(), e.GetOccurredAtUnixUs())
 	return true, notes
 }
 

@@ -7,8 +7,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/rateguard/rateguard/processors/spend"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/spend"
 )
 
 // ahead is the clock of a machine that is 40 days fast.

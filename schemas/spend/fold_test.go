@@ -10,10 +10,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
-	"github.com/rateguard/rateguard/processors/group"
-	"github.com/rateguard/rateguard/processors/spend"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
-	"github.com/rateguard/rateguard/topics/hash"
+	"github.com/rateguard/rateguard/schemas/spend"
 )
 
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
@@ -78,7 +76,7 @@ func fold(events ...*rateguardv1.Event) (*rateguardv1.SpendState, string) {
 	s := new(rateguardv1.SpendState)
 	var kinds []string
 	for _, e := range events {
-		for _, n := range spend.Fold(s, e) {
+		for _, n := range spend.Fold(s, e).Notes {
 			kinds = append(kinds, n.Kind)
 		}
 	}
@@ -245,9 +243,10 @@ func TestFoldIsDeterministic(t *testing.T) {
 	}
 	var first []byte
 	for range 20 {
-		var state []byte
-		for _, e := range events {
-			state, _ = spend.Graph().Fold(state, group.Input{Key: workspace, Event: e})
+		s, _ := fold(events...)
+		state, err := spend.Encode(s)
+		if err != nil {
+			t.Fatalf("encoding: %v", err)
 		}
 		if first == nil {
 			first = state
@@ -258,11 +257,24 @@ func TestFoldIsDeterministic(t *testing.T) {
 	}
 }
 
-func TestPartitionKeysAreNoWorkspaces(t *testing.T) {
-	round := &rateguardv1.Event{ProducerId: "p", Sequence: 1, Body: &rateguardv1.Event_Round{Round: &rateguardv1.Round{N: 1}}}
-	state, notes := spend.Graph().Fold(nil, group.Input{Key: hash.PartitionKey(0, 8), Event: round})
-	if len(state) != 0 || len(notes) != 0 {
-		t.Errorf("got state %x and notes %v, want neither", state, notes)
+func TestFoldSaysWhatItDidWithAnEvent(t *testing.T) {
+	s := new(rateguardv1.SpendState)
+	for i, step := range []struct {
+		event       *rateguardv1.Event
+		isNew, took bool
+	}{
+		{opened("p", 1, "r1", 100), true, false},
+		{opened("p", 1, "r1", 100), false, false},
+		{opened("p", 3, "r3", 100), true, false},
+		{opened("p", 2, "r2", 100), true, false},
+		{opened("p", 2, "r2", 100), false, false},
+		{closed(0, "p", 2, expired("r1", 100, 100)), true, false},
+		{closed(0, "p", 3, expired("r1", 100, 100)), true, true},
+		{closed(0, "p", 3, expired("r1", 100, 100)), true, false},
+	} {
+		if got := spend.Fold(s, step.event); got.New != step.isNew || got.Closed != step.took {
+			t.Errorf("event %d: new %t, closed %t; want %t, %t", i, got.New, got.Closed, step.isNew, step.took)
+		}
 	}
 }
 
@@ -304,7 +316,7 @@ func TestStateStaysSmall(t *testing.T) {
 	spend.Fold(s, c)
 	late := settled("gone", 15_001, "open-14999", 1, 1)
 	late.OccurredAtUnixUs = at.UnixMicro()
-	notes := spend.Fold(s, late)
+	notes := spend.Fold(s, late).Notes
 	if len(notes) != 1 || notes[0].Kind != "late_end_unmatched" {
 		t.Errorf("late end beyond the kept ones: got %v, want late_end_unmatched", notes)
 	}

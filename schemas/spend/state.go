@@ -8,9 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/rateguard/rateguard/processors/group"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
-	"github.com/rateguard/rateguard/topics/hash"
 )
 
 // Horizons of the state, measured in event time against the latest event of the workspace.
@@ -30,23 +28,6 @@ const (
 	maxClosedEnds = 1536
 )
 
-// foldBytes is Fold on encoded states, as the table holds them.
-func foldBytes(state []byte, in group.Input) ([]byte, []group.Note) {
-	if hash.IsPartitionKey(in.Key) {
-		return state, nil // belongs to the partition, not to a workspace
-	}
-	s, err := Decode(state)
-	if err != nil { // a value that the merge let through is ours: this cannot be
-		return state, []group.Note{{Kind: "state_malformed", Detail: err.Error()}}
-	}
-	notes := Fold(s, in.Event)
-	next, err := proto.MarshalOptions{Deterministic: true}.Marshal(s)
-	if err != nil {
-		return state, append(notes, group.Note{Kind: "state_unwritable", Detail: err.Error()})
-	}
-	return next, notes
-}
-
 // Decode reads a state as the table holds it; empty is the state of a workspace without events.
 func Decode(state []byte) (*rateguardv1.SpendState, error) {
 	s := new(rateguardv1.SpendState)
@@ -54,6 +35,15 @@ func Decode(state []byte) (*rateguardv1.SpendState, error) {
 		return nil, fmt.Errorf("decoding spend state: %w", err)
 	}
 	return s, nil
+}
+
+// Encode returns the bytes of a state. Equal states are equal bytes.
+func Encode(s *rateguardv1.SpendState) ([]byte, error) {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("encoding spend state: %w", err)
+	}
+	return b, nil
 }
 
 // monthOf returns year * 100 + month of an instant in microseconds, UTC.

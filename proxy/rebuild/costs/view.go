@@ -1,0 +1,191 @@
+package costs
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/rateguard/rateguard/schemas/envelope"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/spend"
+	"github.com/rateguard/rateguard/topics/hash"
+)
+
+// View is what the log shows of one partition. Producers, rounds and seals are those of records that were read, the latest round
+// before them too. Only reading changes it.
+type View struct {
+	// Started is the offset of a producer's ProducerStarted.
+	Started map[string]int64
+	// Sealed is the latest seal of a producer.
+	Sealed map[string]Seal
+	// Closed are the workspaces by producer in which a ProducerClosed of it was accepted: read, or among the
+	// closings that a state remembers (7 days).
+	Closed map[string]map[string]bool
+	// Round is the round with the largest number; of two with the same number, the first in the log.
+	Round Round
+	// Next is the offset of the record that is read next.
+	Next int64
+	// Undecodable counts records that nobody can read, Misplaced those whose key belongs to another partition. Processors send both to
+	// the dead letters, so neither is in any sum.
+	Undecodable, Misplaced int
+
+	partition, partitions int32
+	start                 int64
+	log                   *slog.Logger
+	workspaces            map[string]*Workspace
+	// changed are the workspaces with records that no step has reported yet.
+	changed map[string]bool
+	round   *rateguardv1.Event
+}
+
+// Seal is a producer's answer to a round.
+type Seal struct {
+	N uint64
+	// At is the offset of the first record with this number.
+	At int64
+}
+
+// Round is a Round of the partition. Its zero value stands for none.
+type Round struct {
+	N uint64
+	// By is the producer that wrote it.
+	By string
+	// At is the offset of its record; -1 when it stands before what is read, and so before every Started of the view.
+	At int64
+}
+
+func newView(o Options, b *base) (*View, error) {
+	v := &View{
+		Started: make(map[string]int64), Sealed: make(map[string]Seal), Closed: make(map[string]map[string]bool), Next: b.start,
+		partition: o.Partition, partitions: b.partitions, start: b.start, log: o.Log,
+		workspaces: make(map[string]*Workspace), changed: make(map[string]bool),
+	}
+	for key, r := range b.rows {
+		if hash.IsPartitionKey(key) {
+			if len(r.state) == 0 {
+				continue
+			}
+			e, err := envelope.Decode(r.state)
+			if err != nil {
+				return nil, fmt.Errorf("reading the round of costs/%d: %w", o.Partition, err)
+			}
+			v.takeRound(e, -1)
+			continue
+		}
+		s, err := spend.Decode(r.state)
+		if err != nil {
+			return nil, fmt.Errorf("reading workspace %s: %w", key, err)
+		}
+		v.workspaces[key] = newWorkspace(s, r.applied, b.start)
+		for _, p := range s.GetProducers() {
+			if p.GetClosedAtUnixUs() != 0 {
+				v.close(p.GetProducerId(), key)
+			}
+		}
+	}
+	return v, nil
+}
+
+// Workspace returns what the log shows of a workspace; nil when it shows nothing.
+func (v *View) Workspace(id string) *Workspace { return v.workspaces[id] }
+
+// Workspaces returns the ids of all workspaces that the log or the table shows, sorted.
+func (v *View) Workspaces() []string { return slices.Sorted(maps.Keys(v.workspaces)) }
+
+// apply takes the next record. After an error nothing of it is in the view.
+func (v *View) apply(rec *kgo.Record) error {
+	key := string(rec.Key)
+	switch {
+	case rec.Attrs.IsControl():
+	case hash.Partition(rec.Key, v.partitions) != v.partition:
+		v.Misplaced++
+	default:
+		e, err := envelope.Decode(rec.Value)
+		if errors.Is(err, envelope.ErrNewerSchema) {
+			// Processors of that release count it; this process would leave it out of its sums.
+			return fmt.Errorf("reading offset %d: %w", rec.Offset, err)
+		}
+		if err != nil {
+			v.Undecodable++
+		}
+		v.take(key, e, rec.Offset)
+	}
+	v.Next = rec.Offset + 1
+	return nil
+}
+
+// take applies the event at an offset; nil for one that nobody can read, which moves the offsets only.
+func (v *View) take(key string, e *rateguardv1.Event, offset int64) {
+	if hash.IsPartitionKey(key) {
+		if e != nil {
+			v.takePartition(e, offset)
+		}
+		return
+	}
+	w := v.workspaces[key]
+	if w == nil {
+		w = newWorkspace(new(rateguardv1.SpendState), -1, v.start)
+		v.workspaces[key] = w
+	}
+	v.changed[key] = true
+	closed := w.apply(e, offset, func(kind, detail string) {
+		v.log.Warn("fold note", slog.String("kind", kind), slog.String("detail", detail), slog.String("workspace", key))
+	})
+	for _, producer := range closed {
+		v.close(producer, key)
+	}
+}
+
+func (v *View) takePartition(e *rateguardv1.Event, offset int64) {
+	switch b := e.GetBody().(type) {
+	case *rateguardv1.Event_ProducerStarted:
+		if _, seen := v.Started[b.ProducerStarted.GetProducerId()]; !seen {
+			v.Started[b.ProducerStarted.GetProducerId()] = offset
+		}
+	case *rateguardv1.Event_Seal:
+		if s := b.Seal; s.GetN() > v.Sealed[s.GetProducerId()].N {
+			v.Sealed[s.GetProducerId()] = Seal{N: s.GetN(), At: offset}
+		}
+	case *rateguardv1.Event_Round:
+		v.takeRound(e, offset)
+	default: // of no partition
+	}
+}
+
+func (v *View) takeRound(e *rateguardv1.Event, offset int64) {
+	if latest := spend.LaterRound(v.round, e); latest != v.round {
+		v.round = latest
+		v.Round = Round{N: e.GetRound().GetN(), By: e.GetProducerId(), At: offset}
+		return
+	}
+	// The table knew the round, and here is its record.
+	if v.Round.At < 0 && e.GetRound().GetN() == v.Round.N && e.GetProducerId() == v.Round.By {
+		v.Round.At = offset
+	}
+}
+
+func (v *View) close(producer, workspace string) {
+	if v.Closed[producer] == nil {
+		v.Closed[producer] = make(map[string]bool)
+	}
+	v.Closed[producer][workspace] = true
+}
+
+// steps returns a step for every workspace that changed. One whose sums are ahead of what is read waits until both agree.
+func (v *View) steps() []Step {
+	var steps []Step
+	for _, id := range slices.Sorted(maps.Keys(v.changed)) {
+		w := v.workspaces[id]
+		if w.behind != nil {
+			continue
+		}
+		steps = append(steps, Step{Workspace: id, From: w.reported, To: v.Next - 1, Ended: w.ended})
+		w.reported, w.ended = v.Next-1, nil
+		delete(v.changed, id)
+	}
+	return steps
+}

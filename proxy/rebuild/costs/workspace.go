@@ -1,0 +1,166 @@
+package costs
+
+import (
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/spend"
+)
+
+// Workspace is what the log shows of one workspace.
+type Workspace struct {
+	// State holds its sums: of the table's row, and of every record behind it that was read.
+	State *rateguardv1.SpendState
+	// Open are the reservations without an end, by id. Those that were opened before what is read are not among them: Whole.
+	Open map[string]Reservation
+	// Last is the offset of the workspace's last record.
+	Last int64
+
+	// applied is the offset of the table's row; -1: there is none.
+	applied int64
+	// behind is set while records up to applied are read.
+	behind *behind
+	// unopened are reservations whose end was read and whose opening was not: one that fills a hole comes behind its end.
+	unopened map[string]bool
+	// reported is the offset up to which ends were reported, ended are those since.
+	reported int64
+	ended    []string
+}
+
+// Reservation is an open reservation.
+type Reservation struct {
+	// Opened lacks its request context, which is large and of use only for the row of its request.
+	Opened *rateguardv1.ReservationOpened
+	// Producer is who opened it and may end it.
+	Producer string
+	// At is the offset of its record.
+	At int64
+}
+
+// behind is the reading of records that the sums hold already. They change the entries, by the same rules.
+type behind struct {
+	// state is folded from what is read, for the marks; its sums are of no use.
+	state *rateguardv1.SpendState
+	// closings are all that was read. Which of them counted is known at the row's offset.
+	closings []closing
+}
+
+type closing struct {
+	producer string
+	ends     []string
+	// accepted: by the marks of what was read, which lack what a producer wrote before it.
+	accepted bool
+}
+
+func newWorkspace(s *rateguardv1.SpendState, applied, start int64) *Workspace {
+	w := &Workspace{
+		State: s, Open: make(map[string]Reservation), Last: applied, applied: applied, reported: start - 1,
+		unopened: make(map[string]bool),
+	}
+	if applied >= start {
+		w.behind = &behind{state: new(rateguardv1.SpendState)}
+	}
+	return w
+}
+
+// apply takes the event at an offset, nil for one that nobody can read, and returns the producers that are closed here since. Notes
+// of the fold go to note.
+func (w *Workspace) apply(e *rateguardv1.Event, offset int64, note func(kind, detail string)) []string {
+	w.Last = max(w.Last, offset)
+	var closed []string
+	if e != nil {
+		closed = w.take(e, offset, note)
+	}
+	if w.behind != nil && offset >= w.applied {
+		closed = w.arrive()
+	}
+	return closed
+}
+
+func (w *Workspace) take(e *rateguardv1.Event, offset int64, note func(kind, detail string)) []string {
+	state := w.State
+	if w.behind != nil {
+		state = w.behind.state
+	}
+	did := spend.Fold(state, e)
+	if w.behind == nil { // else whoever wrote the row has noted it
+		for _, n := range did.Notes {
+			note(n.Kind, n.Detail)
+		}
+	}
+	if !did.New {
+		return nil
+	}
+	switch b := e.GetBody().(type) {
+	case *rateguardv1.Event_ReservationOpened:
+		w.open(e.GetProducerId(), b.ReservationOpened, offset)
+	case *rateguardv1.Event_CostSettled:
+		w.end(b.CostSettled.GetOutcome().GetReservationId())
+	case *rateguardv1.Event_ReservationVoided:
+		w.end(b.ReservationVoided.GetOutcome().GetReservationId())
+	case *rateguardv1.Event_ReservationExpired:
+		w.end(b.ReservationExpired.GetOutcome().GetReservationId())
+	case *rateguardv1.Event_ProducerClosed:
+		return w.close(b.ProducerClosed, did.Closed)
+	default: // changes sums only
+	}
+	return nil
+}
+
+func (w *Workspace) open(producer string, o *rateguardv1.ReservationOpened, offset int64) {
+	if w.unopened[o.GetReservationId()] {
+		delete(w.unopened, o.GetReservationId())
+		return
+	}
+	o.Context = nil
+	w.Open[o.GetReservationId()] = Reservation{Opened: o, Producer: producer, At: offset}
+}
+
+func (w *Workspace) end(id string) {
+	if _, open := w.Open[id]; !open {
+		w.unopened[id] = true
+	}
+	delete(w.Open, id)
+	w.ended = append(w.ended, id)
+}
+
+func (w *Workspace) close(c *rateguardv1.ProducerClosed, accepted bool) []string {
+	if w.behind != nil {
+		ids := make([]string, 0, len(c.GetEnds()))
+		for _, o := range c.GetEnds() {
+			ids = append(ids, o.GetReservationId())
+		}
+		w.behind.closings = append(w.behind.closings, closing{c.GetProducerId(), ids, accepted})
+		return nil
+	}
+	if !accepted {
+		return nil
+	}
+	for _, o := range c.GetEnds() {
+		w.end(o.GetReservationId())
+	}
+	return []string{c.GetProducerId()}
+}
+
+// arrive is called once the reading has come to the row's offset: from here on the state's own marks decide. It also knows which closings
+// counted, and what they ended; what was read cannot tell that of a producer that began before it.
+func (w *Workspace) arrive() []string {
+	var closed []string
+	for _, c := range w.behind.closings {
+		if spend.Producer(w.State, c.producer) == nil && c.accepted {
+			closed = append(closed, c.producer) // so long ago that the state has forgotten it
+		}
+		for _, id := range c.ends {
+			known := spend.EndedByClosing(w.State, c.producer, id)
+			if known == spend.ClosingEnded || known == spend.ClosingUnknown && c.accepted {
+				w.end(id)
+			}
+		}
+	}
+	// A closing before what was read: an opening that is shipped once more behind it looks new here, and is none.
+	for id, r := range w.Open {
+		if spend.EndedByClosing(w.State, r.Producer, id) == spend.ClosingEnded {
+			delete(w.Open, id)
+		}
+	}
+	w.behind = nil
+	return closed
+}
