@@ -40,6 +40,12 @@ func (p *policies) Refresh(ctx context.Context, workspace string) (*call.Workspa
 // Revoke makes the key revoked for every request from now on.
 func (p *policies) Revoke(key string) { p.view.Revoke(key) }
 
+// budgeted is the configuration as the keeper of budgets needs it.
+type budgeted struct {
+	*policy.View
+	*policy.Follower
+}
+
 // pollRevocations is how often the set of revoked keys is read: revocation does not wait for Kafka.
 const pollRevocations = time.Second
 

@@ -29,6 +29,7 @@ import (
 	"github.com/rateguard/rateguard/proxy/policy"
 	"github.com/rateguard/rateguard/proxy/ratelimit"
 	"github.com/rateguard/rateguard/proxy/rebuild"
+	"github.com/rateguard/rateguard/proxy/rebuild/keeper"
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/schemas/secret"
 )
@@ -45,6 +46,7 @@ type Server struct {
 	gate     *epoch.Gate
 	installs *epoch.Installs
 	rebuild  *rebuild.Rebuilder
+	keeper   *keeper.Keeper
 	view     *policy.View
 	follower *policy.Follower
 	client   *upstream.Client
@@ -102,6 +104,10 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 	view := policy.NewView(key, s.log)
 	s.view = view
 	s.follower = policy.NewFollower(view, s.cfg.Kafka, filepath.Join(s.cfg.DataDir, "config-snapshot"), s.log, reg)
+	s.keeper = keeper.New(keeper.Config{
+		Kafka: s.cfg.Kafka, Spool: s.spool, Roster: s.rebuild.Roster(), Policies: budgeted{view, s.follower}, Log: s.log, Metrics: reg,
+		Redis: keeper.Redis{Balances: lua.NewBalances(store), Wants: lua.NewWants(store.Client()), Offices: lua.NewProducers(store.Client())},
+	})
 	s.errors = newErrorCounter(reg)
 	s.isolated = newIsolatedGauge(reg)
 	s.events = emit.New(s.spool, s.gate, s.log, reg)
@@ -167,6 +173,7 @@ func (s *Server) Run(ctx context.Context) error {
 	front.Go(func() error { return s.sweep(ctx) })
 	front.Go(func() error { return s.followRevocations(ctx) })
 	front.Go(func() error { return s.watchIsolation(ctx) })
+	front.Go(func() error { return s.keeper.Run(ctx) })
 	front.Go(func() error {
 		s.store.Watch(ctx)
 		return nil

@@ -47,6 +47,7 @@ type Follower struct {
 
 	ready    atomic.Bool
 	rejected prometheus.Counter
+	progress progress
 
 	// Fields below belong to Run.
 	pos        position
@@ -220,6 +221,7 @@ func (f *Follower) take(fetches kgo.Fetches, r *reading) error {
 			return fmt.Errorf("reading %s: %w", e.Topic, e.Err)
 		}
 	}
+	defer func() { f.progress.set(f.pos.Topics[topics.Policies.Name].Next) }()
 	fetches.EachRecord(func(rec *kgo.Record) {
 		r.last = time.Now()
 		changed, err := f.view.Apply(rec.Topic, string(rec.Key), rec.Value, f.generation)

@@ -28,3 +28,8 @@ func EndedByClosing(s *rateguardv1.SpendState, producer, reservation string) Clo
 	}
 	return ClosingNot
 }
+
+// TakesOpening reports whether an opening by the producer is counted: it is not where the producer's closing ended the reservation already.
+func TakesOpening(s *rateguardv1.SpendState, producer, reservation string) bool {
+	return Producer(s, producer).GetClosedAtUnixUs() == 0 || EndedByClosing(s, producer, reservation) == ClosingNot
+}

@@ -45,6 +45,10 @@ func Fold(s *rateguardv1.SpendState, e *rateguardv1.Event) Effect {
 		f.correct(body.CostCorrected)
 	case *rateguardv1.Event_ProducerClosed:
 		f.closeProducer(body.ProducerClosed)
+	case *rateguardv1.Event_BudgetsInstalled:
+		if s.GetBudgetsEpoch() == 0 {
+			s.BudgetsEpoch, s.BudgetsInstalledBy = body.BudgetsInstalled.GetEpoch(), e.GetProducerId()
+		}
 	case *rateguardv1.Event_Skipped:
 		f.note(noteSkipped, "producer "+e.GetProducerId())
 	}
@@ -63,8 +67,12 @@ func (f *folding) note(kind, detail string) {
 	f.Notes = append(f.Notes, fold.Note{Kind: kind, Detail: detail})
 }
 
-// open adds what a reservation holds.
+// open adds what a reservation holds, unless its producer was closed and the closing ended it before its opening came: a closing also ends what
+// stands nowhere but in Redis. Where it is not known what the closing ended, the end will not be counted either.
 func (f *folding) open(o *rateguardv1.ReservationOpened) {
+	if !TakesOpening(f.state, f.event.GetProducerId(), o.GetReservationId()) {
+		return
+	}
 	f.each(o.GetSubject(), o.GetHolds(), func(sums *rateguardv1.Sums, hold *rateguardv1.Hold) {
 		sums.Opened++
 		sums.ReservedNanoUsd = f.add(sums.GetReservedNanoUsd(), held(o.BoundNanoUsd, hold))

@@ -34,7 +34,7 @@ func readBase(ctx context.Context, o Options, connect []kgo.Opt) (*base, error) 
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{table.topic: {table.partition: kgo.NewOffset().AtStart()}}),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.KeepControlRecords(),
-		kgo.FetchMaxWait(pollFor),
+		kgo.FetchMaxWait(o.Poll),
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("making Kafka client: %w", err)

@@ -19,6 +19,7 @@ import (
 	"github.com/rateguard/rateguard/schemas/envelope"
 	"github.com/rateguard/rateguard/schemas/fold"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/keyspace"
 	"github.com/rateguard/rateguard/schemas/spend"
 	"github.com/rateguard/rateguard/topics"
 	"github.com/rateguard/rateguard/topics/broker"
@@ -176,6 +177,7 @@ type reading struct {
 
 func (p *partition) options(from int64) costs.Options {
 	return costs.Options{
+		Poll:  100 * time.Millisecond,
 		Kafka: p.kafka, Partition: p.n, From: func(context.Context) (int64, error) { return from, nil },
 		Log: slog.New(slog.DiscardHandler),
 	}
@@ -285,7 +287,7 @@ func outcome(id string, amount, cost int64) *rateguardv1.Outcome {
 	}
 }
 
-var period = costs.BudgetPeriod{Budget: "b", Generation: 1, StartUnixUS: at.UnixMicro()}
+var period = keyspace.BudgetPeriod{Budget: "b", Generation: 1, StartUS: at.UnixMicro()}
 
 // want compares a workspace with what it has to be: posted and open reservations, of which the sums know.
 func want(tb testing.TB, v *costs.View, ws string, posted int64, open ...string) {

@@ -8,37 +8,30 @@ import (
 	"slices"
 
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/keyspace"
 )
 
-// BudgetPeriod names a sum of a budget.
-type BudgetPeriod struct {
-	Budget     string
-	Generation uint64
-	// Balance is empty for a budget with a match.
-	Balance string
-	// StartUnixUS is the start of the period in UTC; 0 for period "total".
-	StartUnixUS int64
-}
-
-func compare(a, b BudgetPeriod) int {
-	return cmp.Or(cmp.Compare(a.Budget, b.Budget), cmp.Compare(a.Generation, b.Generation), cmp.Compare(a.Balance, b.Balance), cmp.Compare(a.StartUnixUS, b.StartUnixUS))
+func compare(a, b keyspace.BudgetPeriod) int {
+	return cmp.Or(cmp.Compare(a.Budget, b.Budget), cmp.Compare(a.Generation, b.Generation), cmp.Compare(a.Balance, b.Balance), cmp.Compare(a.StartUS, b.StartUS))
 }
 
 // Posted returns what is posted to every budget period that the state holds, in nano-USD.
-func (w *Workspace) Posted() map[BudgetPeriod]int64 {
-	posted := make(map[BudgetPeriod]int64)
+func (w *Workspace) Posted() map[keyspace.BudgetPeriod]int64 {
+	posted := make(map[keyspace.BudgetPeriod]int64)
 	for p, s := range w.sums() {
 		posted[p] = s.GetPostedNanoUsd()
 	}
 	return posted
 }
 
-func (w *Workspace) sums() map[BudgetPeriod]*rateguardv1.Sums {
-	sums := make(map[BudgetPeriod]*rateguardv1.Sums)
+func (w *Workspace) sums() map[keyspace.BudgetPeriod]*rateguardv1.Sums {
+	sums := make(map[keyspace.BudgetPeriod]*rateguardv1.Sums)
 	for _, b := range w.State.GetBudgets() {
 		for _, balance := range b.GetBalances() {
 			for _, p := range balance.GetPeriods() {
-				sums[BudgetPeriod{b.GetBudgetId(), b.GetGeneration(), balance.GetBalance(), p.GetStartUnixUs()}] = p.GetSums()
+				sums[keyspace.BudgetPeriod{
+					Budget: b.GetBudgetId(), Generation: b.GetGeneration(), Balance: balance.GetBalance(), StartUS: p.GetStartUnixUs(),
+				}] = p.GetSums()
 			}
 		}
 	}
@@ -52,10 +45,10 @@ func (w *Workspace) Whole() error {
 	if w.behind != nil {
 		return fmt.Errorf("sums are at offset %d, entries are behind it", w.applied)
 	}
-	held := make(map[BudgetPeriod]int64)
+	held := make(map[keyspace.BudgetPeriod]int64)
 	for _, r := range w.Open {
 		for _, h := range r.Opened.GetHolds() {
-			held[BudgetPeriod{h.GetBudgetId(), h.GetBudgetGeneration(), h.GetBalance(), h.GetPeriodStartUnixUs()}] += h.GetAmountNanoUsd()
+			held[PeriodOf(h)] += h.GetAmountNanoUsd()
 		}
 	}
 	var errs []error
@@ -63,26 +56,31 @@ func (w *Workspace) Whole() error {
 	for _, p := range slices.SortedFunc(maps.Keys(sums), compare) {
 		if reserved := sums[p].GetReservedNanoUsd(); reserved != held[p] {
 			errs = append(errs, fmt.Errorf("budget %s, generation %d, balance %q, period %d: %d nano-USD reserved, open reservations hold %d",
-				p.Budget, p.Generation, p.Balance, p.StartUnixUS, reserved, held[p]))
+				p.Budget, p.Generation, p.Balance, p.StartUS, reserved, held[p]))
 		}
 	}
 	for _, p := range slices.SortedFunc(maps.Keys(held), compare) {
 		if sums[p] == nil && !w.dropped(p) {
 			errs = append(errs, fmt.Errorf("budget %s, generation %d, balance %q, period %d: open reservations hold %d nano-USD of a period without sums",
-				p.Budget, p.Generation, p.Balance, p.StartUnixUS, held[p]))
+				p.Budget, p.Generation, p.Balance, p.StartUS, held[p]))
 		}
 	}
 	return errors.Join(errs...)
 }
 
 // dropped reports whether the state has forgotten a period: what is opened for it later is in no sum.
-func (w *Workspace) dropped(p BudgetPeriod) bool {
+func (w *Workspace) dropped(p keyspace.BudgetPeriod) bool {
 	for _, b := range w.State.GetBudgets() {
 		for _, balance := range b.GetBalances() {
 			if b.GetBudgetId() == p.Budget && b.GetGeneration() == p.Generation && balance.GetBalance() == p.Balance {
-				return balance.GetDroppedUntilUnixUs() != 0 && p.StartUnixUS <= balance.GetDroppedUntilUnixUs()
+				return balance.GetDroppedUntilUnixUs() != 0 && p.StartUS <= balance.GetDroppedUntilUnixUs()
 			}
 		}
 	}
 	return false
+}
+
+// PeriodOf returns the budget period that a hold is of.
+func PeriodOf(h *rateguardv1.Hold) keyspace.BudgetPeriod {
+	return keyspace.BudgetPeriod{Budget: h.GetBudgetId(), Generation: h.GetBudgetGeneration(), Balance: h.GetBalance(), StartUS: h.GetPeriodStartUnixUs()}
 }

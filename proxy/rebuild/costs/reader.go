@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	// pollFor bounds how long Next waits for a record.
-	pollFor = 100 * time.Millisecond
+	// defaultPoll bounds how long Next waits for a record.
+	defaultPoll = time.Second
 	// listTimeout bounds one look at offsets before reading begins, endTimeout one at the end while it goes on.
 	listTimeout = 10 * time.Second
 	endTimeout  = time.Second
@@ -38,11 +38,14 @@ type Options struct {
 	// called once, by New.
 	From func(context.Context) (int64, error)
 	Log  *slog.Logger
+	// Poll bounds how long Next waits for a record, 1 s.
+	Poll time.Duration
 }
 
 // Reader reads one partition. It is used by one goroutine.
 type Reader struct {
 	partition int32
+	poll      time.Duration
 	client    *kgo.Client
 	view      *View
 	// err is the error that ended the reading.
@@ -73,6 +76,9 @@ type Step struct {
 // New reads the spend table and returns a reader that stands before the first record of the tail. Where the table and the
 // log together cannot show the sums, it returns an error: processors have to catch up first.
 func New(ctx context.Context, o Options) (*Reader, error) {
+	if o.Poll == 0 {
+		o.Poll = defaultPoll
+	}
 	connect, err := o.Kafka.Options()
 	if err != nil {
 		return nil, fmt.Errorf("reading Kafka settings: %w", err)
@@ -92,12 +98,12 @@ func New(ctx context.Context, o Options) (*Reader, error) {
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		// Markers of a transaction have offsets too; without them the end would never come.
 		kgo.KeepControlRecords(),
-		kgo.FetchMaxWait(pollFor),
+		kgo.FetchMaxWait(o.Poll),
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("making Kafka client: %w", err)
 	}
-	return &Reader{partition: o.Partition, client: client, view: view}, nil
+	return &Reader{partition: o.Partition, poll: o.Poll, client: client, view: view}, nil
 }
 
 // Close ends the connection. The view stays as it is.
@@ -106,14 +112,14 @@ func (r *Reader) Close() { r.client.Close() }
 // View returns what the log shows. It is the caller's between calls of Next, which changes it in place.
 func (r *Reader) View() *View { return r.view }
 
-// Next waits for records, 100 ms at most, and applies them to the view; without one the batch is empty. While brokers are away
+// Next waits for records, for Options.Poll at most, and applies them to the view; without one the batch is empty. While brokers are away
 // it takes up to a second more and returns batches that are not CaughtUp. When ctx ends before a record is there it returns ctx's error, and may be called
 // again. Every other error is final: the view can no more be trusted, and a new Reader has to begin.
 func (r *Reader) Next(ctx context.Context) (*Batch, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	pctx, cancel := context.WithTimeout(ctx, pollFor)
+	pctx, cancel := context.WithTimeout(ctx, r.poll)
 	fetches := r.client.PollRecords(pctx, maxRecords)
 	cancel()
 	if fetches.NumRecords() == 0 && ctx.Err() != nil {

@@ -96,6 +96,14 @@ func (v *View) Workspace(id string) *Workspace { return v.workspaces[id] }
 // Workspaces returns the ids of all workspaces that the log or the table shows, sorted.
 func (v *View) Workspaces() []string { return slices.Sorted(maps.Keys(v.workspaces)) }
 
+// Touch makes the next batch report a step of a workspace even where it did not change, so that whoever follows it comes as far as the log.
+func (v *View) Touch(id string) {
+	if v.workspaces[id] == nil {
+		v.workspaces[id] = newWorkspace(new(rateguardv1.SpendState), -1, v.start)
+	}
+	v.changed[id] = true
+}
+
 // apply takes the next record. After an error nothing of it is in the view.
 func (v *View) apply(rec *kgo.Record) error {
 	key := string(rec.Key)
@@ -183,9 +191,12 @@ func (v *View) steps() []Step {
 		if w.behind != nil {
 			continue
 		}
+		delete(v.changed, id)
+		if w.reported >= v.Next-1 {
+			continue // touched, and there already
+		}
 		steps = append(steps, Step{Workspace: id, From: w.reported, To: v.Next - 1, Ended: w.ended})
 		w.reported, w.ended = v.Next-1, nil
-		delete(v.changed, id)
 	}
 	return steps
 }

@@ -91,7 +91,9 @@ func (w *Workspace) take(e *rateguardv1.Event, offset int64, note func(kind, det
 	}
 	switch b := e.GetBody().(type) {
 	case *rateguardv1.Event_ReservationOpened:
-		w.open(e.GetProducerId(), b.ReservationOpened, offset)
+		if spend.TakesOpening(state, e.GetProducerId(), b.ReservationOpened.GetReservationId()) {
+			w.open(e.GetProducerId(), b.ReservationOpened, offset)
+		}
 	case *rateguardv1.Event_CostSettled:
 		w.end(b.CostSettled.GetOutcome().GetReservationId())
 	case *rateguardv1.Event_ReservationVoided:

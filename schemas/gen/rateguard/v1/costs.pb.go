@@ -893,6 +893,52 @@ func (x *Seal) GetPartition() int32 {
 	return 0
 }
 
+// BudgetsInstalled stands in a workspace's log before its budgets are installed in Redis for the first time: without it nothing was ever
+// granted there, and no producer has to be waited for. Only the writer of the first one installs without a Round.
+type BudgetsInstalled struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BudgetsInstalled) Reset() {
+	*x = BudgetsInstalled{}
+	mi := &file_rateguard_v1_costs_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BudgetsInstalled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BudgetsInstalled) ProtoMessage() {}
+
+func (x *BudgetsInstalled) ProtoReflect() protoreflect.Message {
+	mi := &file_rateguard_v1_costs_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BudgetsInstalled.ProtoReflect.Descriptor instead.
+func (*BudgetsInstalled) Descriptor() ([]byte, []int) {
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *BudgetsInstalled) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 // ProducerClosed ends what a gone producer left open in one workspace and topic.
 // A fold takes it only if it is the first for (producer, workspace) in that topic and mark
 // equals the producer's largest sequence there; everybody ignores any other.
@@ -910,7 +956,7 @@ type ProducerClosed struct {
 
 func (x *ProducerClosed) Reset() {
 	*x = ProducerClosed{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[11]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +968,7 @@ func (x *ProducerClosed) String() string {
 func (*ProducerClosed) ProtoMessage() {}
 
 func (x *ProducerClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[11]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +981,7 @@ func (x *ProducerClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProducerClosed.ProtoReflect.Descriptor instead.
 func (*ProducerClosed) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{11}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ProducerClosed) GetProducerId() string {
@@ -978,7 +1024,7 @@ type Skipped struct {
 
 func (x *Skipped) Reset() {
 	*x = Skipped{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[12]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -990,7 +1036,7 @@ func (x *Skipped) String() string {
 func (*Skipped) ProtoMessage() {}
 
 func (x *Skipped) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[12]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1003,7 +1049,7 @@ func (x *Skipped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Skipped.ProtoReflect.Descriptor instead.
 func (*Skipped) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{12}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Skipped) GetSequence() uint64 {
@@ -1093,7 +1139,9 @@ const file_rateguard_v1_costs_proto_rawDesc = "" +
 	"\x01n\x18\x01 \x01(\x04R\x01n\x12\x1f\n" +
 	"\vproducer_id\x18\x02 \x01(\tR\n" +
 	"producerId\x12\x1c\n" +
-	"\tpartition\x18\x03 \x01(\x05R\tpartition\"\xa3\x01\n" +
+	"\tpartition\x18\x03 \x01(\x05R\tpartition\"(\n" +
+	"\x10BudgetsInstalled\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\xa3\x01\n" +
 	"\x0eProducerClosed\x12\x1f\n" +
 	"\vproducer_id\x18\x01 \x01(\tR\n" +
 	"producerId\x12\x12\n" +
@@ -1122,7 +1170,7 @@ func file_rateguard_v1_costs_proto_rawDescGZIP() []byte {
 }
 
 var file_rateguard_v1_costs_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_rateguard_v1_costs_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_rateguard_v1_costs_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_rateguard_v1_costs_proto_goTypes = []any{
 	(OutcomeKind)(0),           // 0: rateguard.v1.OutcomeKind
 	(*Subject)(nil),            // 1: rateguard.v1.Subject
@@ -1136,18 +1184,19 @@ var file_rateguard_v1_costs_proto_goTypes = []any{
 	(*ProducerStarted)(nil),    // 9: rateguard.v1.ProducerStarted
 	(*Round)(nil),              // 10: rateguard.v1.Round
 	(*Seal)(nil),               // 11: rateguard.v1.Seal
-	(*ProducerClosed)(nil),     // 12: rateguard.v1.ProducerClosed
-	(*Skipped)(nil),            // 13: rateguard.v1.Skipped
-	(*RequestContext)(nil),     // 14: rateguard.v1.RequestContext
-	(*Usage)(nil),              // 15: rateguard.v1.Usage
-	(*RequestRecorded)(nil),    // 16: rateguard.v1.RequestRecorded
+	(*BudgetsInstalled)(nil),   // 12: rateguard.v1.BudgetsInstalled
+	(*ProducerClosed)(nil),     // 13: rateguard.v1.ProducerClosed
+	(*Skipped)(nil),            // 14: rateguard.v1.Skipped
+	(*RequestContext)(nil),     // 15: rateguard.v1.RequestContext
+	(*Usage)(nil),              // 16: rateguard.v1.Usage
+	(*RequestRecorded)(nil),    // 17: rateguard.v1.RequestRecorded
 }
 var file_rateguard_v1_costs_proto_depIdxs = []int32{
 	1,  // 0: rateguard.v1.ReservationOpened.subject:type_name -> rateguard.v1.Subject
 	2,  // 1: rateguard.v1.ReservationOpened.holds:type_name -> rateguard.v1.Hold
-	14, // 2: rateguard.v1.ReservationOpened.context:type_name -> rateguard.v1.RequestContext
+	15, // 2: rateguard.v1.ReservationOpened.context:type_name -> rateguard.v1.RequestContext
 	0,  // 3: rateguard.v1.Outcome.kind:type_name -> rateguard.v1.OutcomeKind
-	15, // 4: rateguard.v1.Outcome.usage:type_name -> rateguard.v1.Usage
+	16, // 4: rateguard.v1.Outcome.usage:type_name -> rateguard.v1.Usage
 	1,  // 5: rateguard.v1.Outcome.subject:type_name -> rateguard.v1.Subject
 	2,  // 6: rateguard.v1.Outcome.holds:type_name -> rateguard.v1.Hold
 	4,  // 7: rateguard.v1.CostSettled.outcome:type_name -> rateguard.v1.Outcome
@@ -1155,7 +1204,7 @@ var file_rateguard_v1_costs_proto_depIdxs = []int32{
 	4,  // 9: rateguard.v1.ReservationExpired.outcome:type_name -> rateguard.v1.Outcome
 	4,  // 10: rateguard.v1.CostCorrected.outcome:type_name -> rateguard.v1.Outcome
 	4,  // 11: rateguard.v1.ProducerClosed.ends:type_name -> rateguard.v1.Outcome
-	16, // 12: rateguard.v1.ProducerClosed.rows:type_name -> rateguard.v1.RequestRecorded
+	17, // 12: rateguard.v1.ProducerClosed.rows:type_name -> rateguard.v1.RequestRecorded
 	13, // [13:13] is the sub-list for method output_type
 	13, // [13:13] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
@@ -1179,7 +1228,7 @@ func file_rateguard_v1_costs_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rateguard_v1_costs_proto_rawDesc), len(file_rateguard_v1_costs_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -49,6 +49,7 @@ type Event struct {
 	//	*Event_Seal
 	//	*Event_ProducerClosed
 	//	*Event_Skipped
+	//	*Event_BudgetsInstalled
 	//	*Event_WorkspacePolicy
 	//	*Event_KeyRecord
 	//	*Event_PriceHistory
@@ -249,6 +250,15 @@ func (x *Event) GetSkipped() *Skipped {
 	return nil
 }
 
+func (x *Event) GetBudgetsInstalled() *BudgetsInstalled {
+	if x != nil {
+		if x, ok := x.Body.(*Event_BudgetsInstalled); ok {
+			return x.BudgetsInstalled
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetWorkspacePolicy() *WorkspacePolicy {
 	if x != nil {
 		if x, ok := x.Body.(*Event_WorkspacePolicy); ok {
@@ -373,6 +383,10 @@ type Event_Skipped struct {
 	Skipped *Skipped `protobuf:"bytes,29,opt,name=skipped,proto3,oneof"`
 }
 
+type Event_BudgetsInstalled struct {
+	BudgetsInstalled *BudgetsInstalled `protobuf:"bytes,30,opt,name=budgets_installed,json=budgetsInstalled,proto3,oneof"`
+}
+
 type Event_WorkspacePolicy struct {
 	WorkspacePolicy *WorkspacePolicy `protobuf:"bytes,40,opt,name=workspace_policy,json=workspacePolicy,proto3,oneof"`
 }
@@ -429,6 +443,8 @@ func (*Event_ProducerClosed) isEvent_Body() {}
 
 func (*Event_Skipped) isEvent_Body() {}
 
+func (*Event_BudgetsInstalled) isEvent_Body() {}
+
 func (*Event_WorkspacePolicy) isEvent_Body() {}
 
 func (*Event_KeyRecord) isEvent_Body() {}
@@ -449,7 +465,7 @@ var File_rateguard_v1_event_proto protoreflect.FileDescriptor
 
 const file_rateguard_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x18rateguard/v1/event.proto\x12\frateguard.v1\x1a\x19rateguard/v1/config.proto\x1a\x18rateguard/v1/costs.proto\x1a\x1drateguard/v1/operations.proto\x1a\x1brateguard/v1/requests.proto\"\xfd\v\n" +
+	"\x18rateguard/v1/event.proto\x12\frateguard.v1\x1a\x19rateguard/v1/config.proto\x1a\x18rateguard/v1/costs.proto\x1a\x1drateguard/v1/operations.proto\x1a\x1brateguard/v1/requests.proto\"\xcc\f\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12%\n" +
 	"\x0eschema_version\x18\x02 \x01(\rR\rschemaVersion\x12\x1f\n" +
@@ -469,7 +485,8 @@ const file_rateguard_v1_event_proto_rawDesc = "" +
 	"\x05round\x18\x1a \x01(\v2\x13.rateguard.v1.RoundH\x00R\x05round\x12(\n" +
 	"\x04seal\x18\x1b \x01(\v2\x12.rateguard.v1.SealH\x00R\x04seal\x12G\n" +
 	"\x0fproducer_closed\x18\x1c \x01(\v2\x1c.rateguard.v1.ProducerClosedH\x00R\x0eproducerClosed\x121\n" +
-	"\askipped\x18\x1d \x01(\v2\x15.rateguard.v1.SkippedH\x00R\askipped\x12J\n" +
+	"\askipped\x18\x1d \x01(\v2\x15.rateguard.v1.SkippedH\x00R\askipped\x12M\n" +
+	"\x11budgets_installed\x18\x1e \x01(\v2\x1e.rateguard.v1.BudgetsInstalledH\x00R\x10budgetsInstalled\x12J\n" +
 	"\x10workspace_policy\x18( \x01(\v2\x1d.rateguard.v1.WorkspacePolicyH\x00R\x0fworkspacePolicy\x128\n" +
 	"\n" +
 	"key_record\x18) \x01(\v2\x17.rateguard.v1.KeyRecordH\x00R\tkeyRecord\x12A\n" +
@@ -509,14 +526,15 @@ var file_rateguard_v1_event_proto_goTypes = []any{
 	(*Seal)(nil),               // 10: rateguard.v1.Seal
 	(*ProducerClosed)(nil),     // 11: rateguard.v1.ProducerClosed
 	(*Skipped)(nil),            // 12: rateguard.v1.Skipped
-	(*WorkspacePolicy)(nil),    // 13: rateguard.v1.WorkspacePolicy
-	(*KeyRecord)(nil),          // 14: rateguard.v1.KeyRecord
-	(*PriceHistory)(nil),       // 15: rateguard.v1.PriceHistory
-	(*ProducerStatus)(nil),     // 16: rateguard.v1.ProducerStatus
-	(*Alert)(nil),              // 17: rateguard.v1.Alert
-	(*ControlAction)(nil),      // 18: rateguard.v1.ControlAction
-	(*Tick)(nil),               // 19: rateguard.v1.Tick
-	(*DeadLetter)(nil),         // 20: rateguard.v1.DeadLetter
+	(*BudgetsInstalled)(nil),   // 13: rateguard.v1.BudgetsInstalled
+	(*WorkspacePolicy)(nil),    // 14: rateguard.v1.WorkspacePolicy
+	(*KeyRecord)(nil),          // 15: rateguard.v1.KeyRecord
+	(*PriceHistory)(nil),       // 16: rateguard.v1.PriceHistory
+	(*ProducerStatus)(nil),     // 17: rateguard.v1.ProducerStatus
+	(*Alert)(nil),              // 18: rateguard.v1.Alert
+	(*ControlAction)(nil),      // 19: rateguard.v1.ControlAction
+	(*Tick)(nil),               // 20: rateguard.v1.Tick
+	(*DeadLetter)(nil),         // 21: rateguard.v1.DeadLetter
 }
 var file_rateguard_v1_event_proto_depIdxs = []int32{
 	1,  // 0: rateguard.v1.Event.request_recorded:type_name -> rateguard.v1.RequestRecorded
@@ -531,19 +549,20 @@ var file_rateguard_v1_event_proto_depIdxs = []int32{
 	10, // 9: rateguard.v1.Event.seal:type_name -> rateguard.v1.Seal
 	11, // 10: rateguard.v1.Event.producer_closed:type_name -> rateguard.v1.ProducerClosed
 	12, // 11: rateguard.v1.Event.skipped:type_name -> rateguard.v1.Skipped
-	13, // 12: rateguard.v1.Event.workspace_policy:type_name -> rateguard.v1.WorkspacePolicy
-	14, // 13: rateguard.v1.Event.key_record:type_name -> rateguard.v1.KeyRecord
-	15, // 14: rateguard.v1.Event.price_history:type_name -> rateguard.v1.PriceHistory
-	16, // 15: rateguard.v1.Event.producer_status:type_name -> rateguard.v1.ProducerStatus
-	17, // 16: rateguard.v1.Event.alert:type_name -> rateguard.v1.Alert
-	18, // 17: rateguard.v1.Event.control_action:type_name -> rateguard.v1.ControlAction
-	19, // 18: rateguard.v1.Event.tick:type_name -> rateguard.v1.Tick
-	20, // 19: rateguard.v1.Event.dead_letter:type_name -> rateguard.v1.DeadLetter
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	13, // 12: rateguard.v1.Event.budgets_installed:type_name -> rateguard.v1.BudgetsInstalled
+	14, // 13: rateguard.v1.Event.workspace_policy:type_name -> rateguard.v1.WorkspacePolicy
+	15, // 14: rateguard.v1.Event.key_record:type_name -> rateguard.v1.KeyRecord
+	16, // 15: rateguard.v1.Event.price_history:type_name -> rateguard.v1.PriceHistory
+	17, // 16: rateguard.v1.Event.producer_status:type_name -> rateguard.v1.ProducerStatus
+	18, // 17: rateguard.v1.Event.alert:type_name -> rateguard.v1.Alert
+	19, // 18: rateguard.v1.Event.control_action:type_name -> rateguard.v1.ControlAction
+	20, // 19: rateguard.v1.Event.tick:type_name -> rateguard.v1.Tick
+	21, // 20: rateguard.v1.Event.dead_letter:type_name -> rateguard.v1.DeadLetter
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_rateguard_v1_event_proto_init() }
@@ -568,6 +587,7 @@ func file_rateguard_v1_event_proto_init() {
 		(*Event_Seal)(nil),
 		(*Event_ProducerClosed)(nil),
 		(*Event_Skipped)(nil),
+		(*Event_BudgetsInstalled)(nil),
 		(*Event_WorkspacePolicy)(nil),
 		(*Event_KeyRecord)(nil),
 		(*Event_PriceHistory)(nil),

@@ -150,9 +150,12 @@ type SpendState struct {
 	// Ascending by id and generation.
 	Budgets []*BudgetSums `protobuf:"bytes,4,rep,name=budgets,proto3" json:"budgets,omitempty"`
 	// Ascending by producer id.
-	Producers     []*ProducerMark `protobuf:"bytes,5,rep,name=producers,proto3" json:"producers,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Producers []*ProducerMark `protobuf:"bytes,5,rep,name=producers,proto3" json:"producers,omitempty"`
+	// The first BudgetsInstalled: its epoch, and the producer that wrote it. 0: there was none, and no budget ever granted anything.
+	BudgetsEpoch       uint64 `protobuf:"varint,6,opt,name=budgets_epoch,json=budgetsEpoch,proto3" json:"budgets_epoch,omitempty"`
+	BudgetsInstalledBy string `protobuf:"bytes,7,opt,name=budgets_installed_by,json=budgetsInstalledBy,proto3" json:"budgets_installed_by,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *SpendState) Reset() {
@@ -218,6 +221,20 @@ func (x *SpendState) GetProducers() []*ProducerMark {
 		return x.Producers
 	}
 	return nil
+}
+
+func (x *SpendState) GetBudgetsEpoch() uint64 {
+	if x != nil {
+		return x.BudgetsEpoch
+	}
+	return 0
+}
+
+func (x *SpendState) GetBudgetsInstalledBy() string {
+	if x != nil {
+		return x.BudgetsInstalledBy
+	}
+	return ""
 }
 
 // Sums counts reservations. Amounts are nano-USD.
@@ -772,14 +789,16 @@ const file_rateguard_v1_state_proto_rawDesc = "" +
 	"\x05state\x18\x03 \x01(\fR\x05state\"<\n" +
 	"\aApplied\x12\x19\n" +
 	"\btopic_id\x18\x01 \x01(\fR\atopicId\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\xfb\x01\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\xd2\x02\n" +
 	"\n" +
 	"SpendState\x12$\n" +
 	"\x0elatest_unix_us\x18\x01 \x01(\x03R\flatestUnixUs\x12(\n" +
 	"\x05total\x18\x02 \x01(\v2\x12.rateguard.v1.SumsR\x05total\x12/\n" +
 	"\x06months\x18\x03 \x03(\v2\x17.rateguard.v1.MonthSumsR\x06months\x122\n" +
 	"\abudgets\x18\x04 \x03(\v2\x18.rateguard.v1.BudgetSumsR\abudgets\x128\n" +
-	"\tproducers\x18\x05 \x03(\v2\x1a.rateguard.v1.ProducerMarkR\tproducers\"\xe0\x01\n" +
+	"\tproducers\x18\x05 \x03(\v2\x1a.rateguard.v1.ProducerMarkR\tproducers\x12#\n" +
+	"\rbudgets_epoch\x18\x06 \x01(\x04R\fbudgetsEpoch\x120\n" +
+	"\x14budgets_installed_by\x18\a \x01(\tR\x12budgetsInstalledBy\"\xe0\x01\n" +
 	"\x04Sums\x12&\n" +
 	"\x0fposted_nano_usd\x18\x01 \x01(\x03R\rpostedNanoUsd\x12*\n" +
 	"\x11reserved_nano_usd\x18\x02 \x01(\x03R\x0freservedNanoUsd\x12\x16\n" +

@@ -1,0 +1,310 @@
+package keeper_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/rateguard/rateguard/proxy/call"
+	"github.com/rateguard/rateguard/proxy/epoch"
+	"github.com/rateguard/rateguard/proxy/internal/redistest"
+	"github.com/rateguard/rateguard/proxy/lua"
+	"github.com/rateguard/rateguard/proxy/rebuild"
+	"github.com/rateguard/rateguard/proxy/rebuild/keeper"
+	"github.com/rateguard/rateguard/proxy/spool"
+	"github.com/rateguard/rateguard/schemas/envelope"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/keyspace"
+	"github.com/rateguard/rateguard/topics"
+	"github.com/rateguard/rateguard/topics/broker"
+)
+
+const partitions = 2
+
+func must(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// world is one Kafka and one Redis, the policies of all workspaces, and the processes that share them.
+type world struct {
+	tb    testing.TB
+	kafka broker.Config
+	redis *redistest.Server
+	// mu guards budgets: the versions of policies.
+	mu      sync.Mutex
+	budgets map[string]uint64
+	names   int
+}
+
+func newWorld(tb testing.TB, workspaces ...string) *world {
+	tb.Helper()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.DataDir(tb.TempDir()), kfake.SyncWrites(),
+		kfake.SeedTopics(partitions, topics.Costs.Name, topics.Requests.Name, topics.SpendTable.Name), kfake.SeedTopics(1, topics.Producers.Name),
+		kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": "31536000000", "message.max.bytes": fmt.Sprint(topics.Costs.MaxMessageBytes)}))
+	must(tb, err)
+	tb.Cleanup(c.Close)
+	w := &world{tb: tb, kafka: broker.Config{Brokers: strings.Join(c.ListenAddrs(), ",")}, redis: redistest.Start(tb), budgets: map[string]uint64{}}
+	for _, ws := range workspaces {
+		w.budgets[ws] = 1
+	}
+	return w
+}
+
+// Budgets and Sync are what the keeper asks of the policies.
+func (w *world) Budgets(f func(string, uint64)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for ws, v := range w.budgets {
+		f(ws, v)
+	}
+}
+
+func (w *world) Sync(context.Context) error { return nil }
+
+// process is one proxy without HTTP. Each part can be left out, as if it hung.
+type process struct {
+	*spool.Spool
+	w          *world
+	dir        string
+	gate       *epoch.Gate
+	installs   *epoch.Installs
+	admissions *lua.Admissions
+	rebuild    *rebuild.Rebuilder
+	stops      []func()
+}
+
+type options struct {
+	dir string
+	// noSeals: it does not answer rounds; noKeeper: it keeps no budgets; noReaper: it closes nobody.
+	noSeals, noKeeper bool
+}
+
+func (w *world) start(o options) *process {
+	w.tb.Helper()
+	log := slog.New(slog.NewTextHandler(w.tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if o.dir == "" {
+		o.dir = filepath.Join(w.tb.TempDir(), "spool")
+	}
+	s, err := spool.Open(w.tb.Context(), spool.Config{Dir: o.dir, Kafka: w.kafka, Log: log, Linger: time.Millisecond, MaxEndBytes: 8 << 10})
+	must(w.tb, err)
+	store, err := lua.OpenStore(lua.StoreConfig{URL: w.redis.URL(), Timeout: 2 * time.Second, Log: log})
+	must(w.tb, err)
+	p := &process{Spool: s, w: w, dir: o.dir, gate: epoch.NewGate()}
+	p.installs = epoch.NewInstalls(p.gate, lua.NewWants(store.Client()), log)
+	p.admissions = lua.NewAdmissions(store, prometheus.NewRegistry())
+	p.stops = append(p.stops, func() { must(w.tb, store.Close()); must(w.tb, s.Close()) })
+	w.tb.Cleanup(p.kill)
+	cfg := rebuild.Config{
+		Spool: s, Kafka: w.kafka, Redis: store.Client(), Gate: p.gate, Log: log,
+		Heartbeat: 20 * time.Millisecond, GoneAfter: 400 * time.Millisecond, ReapEvery: 20 * time.Millisecond,
+	}
+	if o.noSeals {
+		cfg.Gate = nil
+		p.gate.Start(partitions, nil)
+	}
+	p.rebuild, err = rebuild.New(cfg)
+	must(w.tb, err)
+	p.background(s.Run)
+	p.background(p.rebuild.Run)
+	p.background(p.installs.Run)
+	if !o.noKeeper {
+		p.background(keeper.New(keeper.Config{
+			Kafka: w.kafka, Spool: s, Roster: p.rebuild.Roster(), Policies: w, Log: log, Lease: 300 * time.Millisecond, WantedEvery: 5 * time.Millisecond,
+			Redis: keeper.Redis{Balances: lua.NewBalances(store), Wants: lua.NewWants(store.Client()), Offices: lua.NewProducers(store.Client())},
+		}).Run)
+	}
+	return p
+}
+
+func (p *process) background(f func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	p.stops = append(p.stops, func() {
+		cancel()
+		if err := <-done; err != nil {
+			p.w.tb.Error(err)
+		}
+	})
+}
+
+// kill ends the process without a farewell; what is not shipped stays in its folder.
+func (p *process) kill() {
+	for i := range p.stops {
+		p.stops[len(p.stops)-1-i]()
+	}
+	p.stops = nil
+}
+
+// call is one request's way through budgets and log.
+type reservation struct {
+	p      *process
+	ws, id string
+	hold   *rateguardv1.Hold
+	grant  lua.Decision
+	req    *lua.Request
+	amount int64
+}
+
+// budget is the one budget of each workspace: hard, in total.
+const (
+	budgetID = "b"
+	limit    = 1000
+)
+
+var errDenied = errors.New("denied")
+
+var requests atomic.Int64
+
+// admit reserves as the request path does, waiting for budgets that are not there.
+func (p *process) admit(ws string, amount int64) (*reservation, error) {
+	id := call.NewID(time.Now().Add(time.Duration(requests.Add(1)) * time.Millisecond))
+	r := &reservation{p: p, ws: ws, id: id + "/1", amount: amount}
+	r.req = &lua.Request{
+		Workspace: ws, Reservation: r.id, Key: "key", PolicyVersion: 1, Producer: p.ProducerID(),
+		Holds: []lua.Hold{{Balance: keyspace.Balance(budgetID, 1, ""), Limit: limit, Amount: amount, Hard: true}},
+	}
+	var err error
+	for range 3 {
+		least, ok := p.gate.Least(ws)
+		if r.req.Epoch = least; ok {
+			r.grant, err = p.admissions.Admit(p.w.tb.Context(), r.req)
+		} else {
+			err = lua.ErrNoEpoch
+		}
+		if !errors.Is(err, lua.ErrNoEpoch) {
+			break
+		}
+		if awaited := p.installs.Await(p.w.tb.Context(), ws); awaited != nil {
+			return nil, awaited
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !r.grant.Admitted {
+		return nil, errDenied
+	}
+	r.hold = &rateguardv1.Hold{BudgetId: budgetID, BudgetGeneration: 1, AmountNanoUsd: amount, LimitNanoUsd: limit,
+		PostedNanoUsd: r.grant.Held[0].PostedNano, ReservedNanoUsd: r.grant.Held[0].ReservedNano}
+	return r, nil
+}
+
+func (r *reservation) subject() *rateguardv1.Subject {
+	return &rateguardv1.Subject{RequestId: strings.TrimSuffix(r.id, "/1"), Attempt: 1, Model: "m", OpenedAtUnixUs: time.Now().UnixMicro()}
+}
+
+// open appends the opening, unless the epoch was given up.
+func (r *reservation) open() error {
+	return r.p.gate.Open(r.ws, r.grant.Epoch, func() error {
+		return r.p.AppendOpen(record(r.p.w.tb, r.ws, &rateguardv1.Event{Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: &rateguardv1.ReservationOpened{
+			ReservationId: r.id, Subject: r.subject(), BoundNanoUsd: &r.amount, UnknownCostNanoUsd: &r.amount, Holds: []*rateguardv1.Hold{r.hold},
+			Epoch: r.grant.Epoch, Op: r.grant.Op,
+		}}}))
+	})
+}
+
+// end appends the outcome.
+func (r *reservation) end(cost int64) {
+	r.p.w.tb.Helper()
+	must(r.p.w.tb, r.p.AppendEnd(record(r.p.w.tb, r.ws, &rateguardv1.Event{Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{
+		Outcome: &rateguardv1.Outcome{
+			ReservationId: r.id, Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, CostNanoUsd: &cost, BoundNanoUsd: &r.amount,
+			Subject: r.subject(), Holds: []*rateguardv1.Hold{r.hold},
+		},
+	}}})))
+}
+
+// settle tells Redis of the outcome.
+func (r *reservation) settle(cost int64) {
+	r.p.w.tb.Helper()
+	r.req.Cost = cost
+	must(r.p.w.tb, r.p.admissions.Adjust(context.Background(), lua.Settle, r.req, r.grant.NowUS))
+}
+
+// reserve admits and opens, which has to work.
+func (p *process) reserve(ws string, amount int64) *reservation {
+	p.w.tb.Helper()
+	r, err := p.admit(ws, amount)
+	must(p.w.tb, err)
+	must(p.w.tb, r.open())
+	return r
+}
+
+func (p *process) flush() {
+	p.w.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	must(p.w.tb, p.FlushOwn(ctx))
+}
+
+func record(tb testing.TB, ws string, e *rateguardv1.Event) spool.Record {
+	tb.Helper()
+	e.Id, e.WorkspaceId, e.OccurredAtUnixUs = "e", ws, time.Now().UnixMicro()
+	b, err := envelope.Encode(e)
+	must(tb, err)
+	return spool.Record{Topic: topics.Costs, Key: ws, Value: b, Headers: envelope.Headers(e, "")}
+}
+
+// state is what Redis has of a workspace.
+type state struct {
+	epoch, entries              string
+	posted, reserved, confirmed int64
+}
+
+func (w *world) state(ws string) state {
+	w.tb.Helper()
+	rdb := w.redis.Client()
+	all, err := rdb.HGetAll(context.Background(), keyspace.State(ws)).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		w.tb.Fatal(err)
+	}
+	s := state{epoch: all["epoch"], entries: all["n"]}
+	if text := all[keyspace.BudgetPeriod{Budget: budgetID, Generation: 1}.Field()]; text != "" {
+		if _, err := fmt.Sscan(text, &s.posted, &s.reserved, &s.confirmed); err != nil {
+			w.tb.Fatal(err)
+		}
+	}
+	return s
+}
+
+// await waits until Redis shows the state of a workspace; an epoch that is not named may be any: on a busy machine the office of the keeper
+// changes hands, and another round is held.
+func (w *world) await(ws string, want state) {
+	w.tb.Helper()
+	got := func() state {
+		s := w.state(ws)
+		if want.epoch == "" {
+			s.epoch = ""
+		}
+		return s
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for got() != want {
+		if time.Now().After(deadline) {
+			w.tb.Fatalf("%s: %+v, want %+v", ws, got(), want)
+		}
+		<-tick.C
+	}
+}
+
+func (w *world) wipe() {
+	w.tb.Helper()
+	must(w.tb, w.redis.Client().FlushAll(context.Background()).Err())
+}

@@ -1,0 +1,86 @@
+package keeper_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/rateguard/rateguard/proxy/epoch"
+	"github.com/rateguard/rateguard/proxy/lua"
+)
+
+// The life of a budget: its first use makes it, what ended is confirmed by the log, and a Redis that is wiped gets it back, with what is open.
+func TestBudgetsAreMadeConfirmedAndMadeAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	p := w.start(options{})
+	a := p.reserve("ws_1", 600)
+	w.await("ws_1", state{epoch: "1", entries: "1", reserved: 600})
+	if _, err := p.admit("ws_1", 500); !errors.Is(err, errDenied) {
+		t.Errorf("above the limit: %v", err)
+	}
+	a.end(250)
+	a.settle(250)
+	w.await("ws_1", state{epoch: "1", entries: "0", posted: 250, confirmed: 250})
+	b := p.reserve("ws_1", 300) // settled in the log, not in Redis
+	b.end(100)
+	w.await("ws_1", state{epoch: "1", entries: "0", posted: 350, confirmed: 350})
+	open := p.reserve("ws_1", 400)
+	w.wipe()
+	if _, err := p.admit("ws_1", 300); !errors.Is(err, errDenied) {
+		t.Errorf("after a wipe: %v", err)
+	}
+	w.await("ws_1", state{entries: "1", posted: 350, reserved: 400, confirmed: 350})
+	p.reserve("ws_1", 250)
+	open.end(0)
+	open.settle(0)
+	w.await("ws_1", state{entries: "1", posted: 350, reserved: 250, confirmed: 350})
+}
+
+// Schedule (b): what one process has opened and not shipped when Redis is lost is counted before another may go on.
+func TestAWipeWaitsForEverybodysSeal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	p := w.start(options{})
+	silent := w.start(options{noSeals: true, noKeeper: true})
+	<-silent.Announced()
+	open := silent.reserve("ws_1", 600)
+	silent.flush()
+	w.wipe()
+	if _, err := p.admit("ws_1", 1); !errors.Is(err, epoch.ErrNotInstalled) {
+		t.Fatalf("opened although a producer has not sealed: %v", err)
+	}
+	// It ends, and the next process on its folder seals in its name.
+	silent.kill()
+	next := w.start(options{dir: silent.dir, noKeeper: true})
+	p.reserve("ws_1", 400)
+	if _, err := next.admit("ws_1", 1); !errors.Is(err, errDenied) {
+		t.Errorf("above the limit: %v", err)
+	}
+	_ = open
+}
+
+// Schedule (d), (16): a grant of the old epoch is not opened once the process has sealed, and one that is open is in what is installed.
+func TestAGrantOfTheOldEpochIsNotOpened(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	p, q := w.start(options{}), w.start(options{})
+	kept := p.reserve("ws_1", 300)
+	late, err := p.admit("ws_1", 700)
+	must(t, err)
+	w.wipe()
+	if _, err := q.admit("ws_1", 701); !errors.Is(err, errDenied) {
+		t.Errorf("more than is left: %v", err)
+	}
+	if err := late.open(); !errors.Is(err, epoch.ErrOld) {
+		t.Errorf("opening under the old epoch: %v", err)
+	}
+	if _, err := q.admit("ws_1", 700); err != nil {
+		t.Errorf("what is left: %v", err)
+	}
+	kept.end(300)
+	w.await("ws_1", state{entries: "1", posted: 300, reserved: 700, confirmed: 300})
+	if err := p.admissions.Adjust(t.Context(), lua.Cancel, late.req, late.grant.NowUS); err != nil {
+		t.Error(err)
+	}
+	w.await("ws_1", state{entries: "1", posted: 300, reserved: 700, confirmed: 300})
+}

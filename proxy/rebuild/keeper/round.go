@@ -1,0 +1,210 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/rateguard/rateguard/proxy/lua"
+	"github.com/rateguard/rateguard/proxy/rebuild/costs"
+	"github.com/rateguard/rateguard/proxy/rebuild/roster"
+	"github.com/rateguard/rateguard/proxy/spool"
+	"github.com/rateguard/rateguard/schemas/envelope"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/topics"
+	"github.com/rateguard/rateguard/topics/hash"
+)
+
+const (
+	// fencedFor is how long closed producers are fenced in what is installed: as long as the spend table remembers them.
+	fencedFor = 7 * 24 * time.Hour
+	// sayAfter is how long seals may be missing before that is said.
+	sayAfter = 2 * time.Second
+)
+
+// rebuild starts a round, waits for all seals, and installs the budgets of every workspace of the partition, and of those that are wanted.
+func (p *partition) rebuild(ctx context.Context, wanted []string) error {
+	began := time.Now()
+	n, err := p.announce(ctx)
+	if err != nil {
+		return err
+	}
+	if err := p.sealed(ctx, n); err != nil {
+		if errors.Is(err, errSuperseded) {
+			return nil // who started it installs; who still waits asks again
+		}
+		return err
+	}
+	if err := p.k.cfg.Policies.Sync(ctx); err != nil {
+		return fmt.Errorf("reading the policies: %w", err)
+	}
+	if err := p.install(ctx, n, wanted); err != nil {
+		return err
+	}
+	p.k.met.rounds.Inc()
+	p.k.met.closed.Observe(time.Since(began).Seconds())
+	return nil
+}
+
+// announce tells the producers topic of the next round, and then starts it in the partition. It returns the round's number once it stands there
+// as the first of its number.
+func (p *partition) announce(ctx context.Context) (uint64, error) {
+	n := max(firstEpoch, p.latest()) + 1
+	places, err := p.k.cfg.Redis.Wants.Places(ctx, p.budgeted())
+	if err != nil {
+		return 0, err
+	}
+	for _, at := range places {
+		n = max(n, at.Epoch+1) // a log that was lost must not give out a number twice
+	}
+	round := &rateguardv1.Round{N: n, Partition: p.n}
+	for _, at := range []struct {
+		topic topics.Topic
+		key   string
+	}{{topics.Producers, roster.RoundKey(p.n)}, {topics.Costs, hash.PartitionKey(p.n, p.partitions)}} {
+		err := p.append(at.topic, at.key, &rateguardv1.Event{Body: &rateguardv1.Event_Round{Round: round}})
+		if err == nil {
+			err = p.k.cfg.Spool.FlushOwn(ctx)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("starting round %d: %w", n, err)
+		}
+	}
+	p.k.log.Info("budgets are read from the log anew", slog.Int("partition", int(p.n)), slog.Uint64("round", n))
+	return n, nil
+}
+
+// append appends an event to the spool. It is not numbered: of its kind the first in the log counts, however often it is shipped.
+func (p *partition) append(topic topics.Topic, key string, e *rateguardv1.Event) error {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return fmt.Errorf("minting event id: %w", err)
+	}
+	e.Id, e.OccurredAtUnixUs = id.String(), time.Now().UnixMicro()
+	b, err := envelope.Encode(e)
+	if err != nil {
+		return err
+	}
+	return p.k.cfg.Spool.Append(spool.Record{Topic: topic, Key: key, Value: b, Headers: envelope.Headers(e, ""), Unnumbered: true})
+}
+
+// sealed reads on until the round is sealed by every producer that was there before it, and what was read includes all that they wrote before.
+func (p *partition) sealed(ctx context.Context, n uint64) error {
+	began, said := time.Now(), false
+	synced := false
+	for {
+		batch, err := p.next(ctx, false)
+		if err != nil {
+			return err
+		}
+		v := p.reader.View()
+		switch {
+		case v.Round.N > n || v.Round.N == n && v.Round.By != p.k.cfg.Spool.ProducerID():
+			return errSuperseded
+		case v.Round.N < n:
+			continue
+		}
+		missing := p.missing(v, n)
+		p.k.met.waiting.Set(float64(len(missing)))
+		if len(missing) > 0 {
+			synced = false
+			if !said && time.Since(began) > sayAfter {
+				said = true
+				p.k.log.Warn("budgets stay closed until these producers seal, or are closed", slog.Int("partition", int(p.n)),
+					slog.Uint64("round", n), slog.Any("producers", missing))
+			}
+			continue
+		}
+		// A producer that counts as closed has its closings in the log since before its status: up to an end that is looked for after it.
+		if synced && batch.CaughtUp {
+			return nil
+		}
+		synced = true
+	}
+}
+
+// missing returns the producers whose seal is still to come.
+func (p *partition) missing(v *costs.View, n uint64) []string {
+	var out []string
+	for id, at := range v.Started {
+		if at < v.Round.At && v.Sealed[id].N < n && !p.k.cfg.Roster.Closed(id) {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// install makes the budgets of all workspaces of the partition anew, each once: after an error nobody knows whether it was done, and the next try is
+// another round.
+func (p *partition) install(ctx context.Context, n uint64, wanted []string) error {
+	return p.installAll(ctx, n, p.versions(append(p.budgeted(), wanted...)))
+}
+
+// versions returns the versions of the policies of workspaces, 0 for one without budgets.
+func (p *partition) versions(workspaces []string) map[string]uint64 {
+	versions := make(map[string]uint64, len(workspaces))
+	for _, ws := range workspaces {
+		versions[ws] = 0
+	}
+	p.k.cfg.Policies.Budgets(func(workspace string, version uint64) {
+		if _, asked := versions[workspace]; asked {
+			versions[workspace] = version
+		}
+	})
+	return versions
+}
+
+func (p *partition) installAll(ctx context.Context, n uint64, versions map[string]uint64) error {
+	fenced := p.k.cfg.Roster.ClosedSince(time.Now().Add(-fencedFor))
+	var errs []error
+	for ws, version := range versions {
+		in, err := p.installation(ws, n)
+		if err != nil {
+			p.k.met.torn.Inc()
+			p.k.log.Error("budgets stay closed: the log does not show all of them", slog.String("workspace", ws), slog.Any("error", err))
+			continue
+		}
+		in.PolicyVersion, in.Fenced = version, fenced
+		installed, err := p.k.cfg.Redis.Balances.Install(ctx, in)
+		if err != nil {
+			errs = append(errs, err)
+			delete(p.known, ws)
+			continue
+		}
+		if installed {
+			p.known[ws] = &standing{Place: lua.Place{Epoch: n, At: in.To}, posted: in.Posted}
+			p.k.met.installed.Inc()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// installation is the state of a workspace as the log shows it.
+func (p *partition) installation(workspace string, n uint64) (*lua.Installation, error) {
+	v := p.reader.View()
+	in := &lua.Installation{Cut: lua.Cut{Workspace: workspace, Epoch: n, To: v.Next - 1, Posted: map[string]int64{}}}
+	w := v.Workspace(workspace)
+	if w == nil {
+		return in, nil
+	}
+	if err := w.Whole(); err != nil {
+		return nil, err
+	}
+	in.Posted = fields(w.Posted())
+	for id, r := range w.Open {
+		e := lua.Entry{ID: id, Producer: r.Producer}
+		for _, h := range r.Opened.GetHolds() {
+			e.Amounts = append(e.Amounts, lua.Amount{Field: costs.PeriodOf(h).Field(), Nano: h.GetAmountNanoUsd()})
+		}
+		if len(e.Amounts) > 0 {
+			in.Open = append(in.Open, e)
+		}
+	}
+	return in, nil
+}
