@@ -94,20 +94,15 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 	s.store = store
 	s.gate = epoch.NewGate()
 	s.installs = epoch.NewInstalls(s.gate, lua.NewWants(store.Client()), s.log)
-	s.rebuild, err = rebuild.New(rebuild.Config{Spool: s.spool, Kafka: s.cfg.Kafka, Redis: store.Client(), Gate: s.gate, Log: s.log, Metrics: reg})
-	if err != nil {
-		return errors.Join(err, store.Close())
-	}
 	admissions := lua.NewAdmissions(store, reg)
 	s.amends = ratelimit.NewAmends(admissions, s.log, reg)
 	s.leases = ratelimit.NewLeases(ratelimit.LeaseConfig{Holder: s.spool.ProducerID(), Store: admissions, Log: s.log, Metrics: reg})
 	view := policy.NewView(key, s.log)
 	s.view = view
 	s.follower = policy.NewFollower(view, s.cfg.Kafka, filepath.Join(s.cfg.DataDir, "config-snapshot"), s.log, reg)
-	s.keeper = keeper.New(keeper.Config{
-		Kafka: s.cfg.Kafka, Spool: s.spool, Roster: s.rebuild.Roster(), Policies: budgeted{view, s.follower}, Log: s.log, Metrics: reg,
-		Redis: keeper.Redis{Balances: lua.NewBalances(store), Wants: lua.NewWants(store.Client()), Offices: lua.NewProducers(store.Client())},
-	})
+	if err := s.buildRebuild(store, reg); err != nil {
+		return errors.Join(err, store.Close())
+	}
 	s.errors = newErrorCounter(reg)
 	s.isolated = newIsolatedGauge(reg)
 	s.events = emit.New(s.spool, s.gate, s.log, reg)
@@ -120,6 +115,23 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 			Budgets: budget.New(budget.Options{Epochs: s.installs, Producer: s.spool.ProducerID(), Metrics: reg}),
 			Proxies: s.rebuild.Living, Log: s.log, Metrics: reg,
 		},
+	})
+	return nil
+}
+
+// buildRebuild makes what speaks with the log for others: who closes producers, and who keeps the budgets in Redis.
+func (s *Server) buildRebuild(store *lua.Store, reg prometheus.Registerer) (err error) {
+	balances, wants, policies := lua.NewBalances(store), lua.NewWants(store.Client()), budgeted{s.view, s.follower}
+	s.rebuild, err = rebuild.New(rebuild.Config{
+		Spool: s.spool, Kafka: s.cfg.Kafka, Redis: store.Client(), Gate: s.gate, Log: s.log, Metrics: reg,
+		Budgets: &rebuild.Budgets{Balances: balances, Wants: wants, Policies: policies},
+	})
+	if err != nil {
+		return err
+	}
+	s.keeper = keeper.New(keeper.Config{
+		Kafka: s.cfg.Kafka, Spool: s.spool, Roster: s.rebuild.Roster(), Policies: policies, Log: s.log, Metrics: reg,
+		Redis: keeper.Redis{Balances: balances, Wants: wants, Offices: lua.NewProducers(store.Client())},
 	})
 	return nil
 }

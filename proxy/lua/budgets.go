@@ -252,9 +252,16 @@ func (b *Balances) Install(ctx context.Context, in *Installation) (installed boo
 	return status(&reply) == 1, nil
 }
 
-// Retire fences a producer in a workspace and returns what it has reserved there.
-func (b *Balances) Retire(ctx context.Context, workspace, producer string) ([]Entry, error) {
-	reply, err := b.store.Eval(ctx, b.retire, []string{keyspace.State(workspace)}, func(Times) []any { return []any{producer} })
+// Retire fences a producer in a workspace and returns what it has reserved there. Release names reservations of it that were never opened in
+// the log and never will be: nothing was sent for them, and they end without a word.
+func (b *Balances) Retire(ctx context.Context, workspace, producer string, release ...string) ([]Entry, error) {
+	reply, err := b.store.Eval(ctx, b.retire, []string{keyspace.State(workspace)}, func(Times) []any {
+		args := append(make([]any, 0, 1+len(release)), producer)
+		for _, id := range release {
+			args = append(args, id)
+		}
+		return args
+	})
 	if err != nil {
 		return nil, fmt.Errorf("fencing %s in %s: %w", producer, workspace, err)
 	}

@@ -1,10 +1,14 @@
 -- Fences a producer in a workspace: nothing more is granted to it here.
 -- KEYS[1]  state of the workspace, see budgets.lua
 -- ARGV[1]  id of the producer
+-- ARGV[…]  ids of reservations of it that are known to have no opening in the log, and never to get one: they are released
 -- returns  {1, now} and its reservations: id and text by turns
 -- invariant: a fence stays as long as the hash, and comes back with the next one from the log.
 if redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('HSET', KEYS[1], 'f' .. ARGV[1], '1')
+end
+for i = 2, #ARGV do
+  release(KEYS[1], ARGV[i])
 end
 local time = redis.call('TIME')
 local out, all = { 1, tonumber(time[1]) * 1000000 + tonumber(time[2]) }, redis.call('HGETALL', KEYS[1])

@@ -23,12 +23,19 @@ const maxRestarts = 100
 // the log, appends what is missing and reads again whether it counted: a record that the producer got
 // into the log in between moves its mark, and our ProducerClosed is ignored by everybody. Dead says that the
 // producer can write no more, since we hold its folder.
-func (r *Rebuilder) close(ctx context.Context, status *rateguardv1.ProducerStatus, dead bool) error {
+//
+// What Redis shows of the producer and the log does not is ended too, as it may have been sent. Complete says that the log has all that the producer
+// ever opened: nothing was sent for the rest then, and it is released.
+func (r *Rebuilder) close(ctx context.Context, status *rateguardv1.ProducerStatus, dead, complete bool) error {
 	// What an attempt before this one appended and did not see through has to be in the log that is read now.
 	if err := r.cfg.Spool.FlushOwn(ctx); err != nil {
 		return fmt.Errorf("closing producer %s: %w", status.GetProducerId(), err)
 	}
-	sc, err := r.newScanner(status)
+	held, err := r.held(ctx, status.GetProducerId())
+	if err != nil {
+		return err
+	}
+	sc, err := r.newScanner(status, held)
 	if err != nil {
 		return err
 	}
@@ -38,6 +45,9 @@ func (r *Rebuilder) close(ctx context.Context, status *rateguardv1.ProducerStatu
 		if err := sc.toEnd(ctx); err != nil {
 			return err
 		}
+		if !complete {
+			sc.state.takeHeld()
+		}
 		records, err := r.closings(sc.state, dead)
 		if err == nil && len(records) == 0 && dead {
 			records, err = r.leftovers(sc.state)
@@ -46,6 +56,11 @@ func (r *Rebuilder) close(ctx context.Context, status *rateguardv1.ProducerStatu
 			return err
 		}
 		if len(records) == 0 {
+			if complete {
+				if err := r.release(ctx, sc.state); err != nil {
+					return err
+				}
+			}
 			return r.finish(ctx, status)
 		}
 		for _, rec := range records {

@@ -1,7 +1,15 @@
 package rebuild
 
 import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/rateguard/rateguard/proxy/lua"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/keyspace"
 )
 
 // ends makes an end for every reservation of the workspace that has none.
@@ -25,16 +33,24 @@ func (c *call) ends() []*rateguardv1.Outcome {
 		switch a := c.attempts[id]; {
 		case a.end != nil:
 			known += a.end.GetCostNanoUsd()
-		case a.opened != nil:
+		case a.opened != nil || a.unshipped:
 			open = append(open, id)
 		}
 	}
 	ends := make([]*rateguardv1.Outcome, 0, len(open))
 	for i, id := range open {
-		o := c.attempts[id].opened
+		a := c.attempts[id]
+		if a.unshipped {
+			ends = append(ends, unshipped(a.held))
+			continue
+		}
+		o := a.opened
 		out := &rateguardv1.Outcome{
 			ReservationId: id, Revision: 1, Subject: o.GetSubject(), Holds: o.GetHolds(), BoundNanoUsd: o.BoundNanoUsd,
 			Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, CostNanoUsd: o.UnknownCostNanoUsd, Estimated: true,
+		}
+		if a.held != nil && a.held.Settled { // it had ended, and only the log was not told
+			out.Kind, out.CostNanoUsd = rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, &a.held.CostNano
 		}
 		if row != nil {
 			// The row's cost is that of all attempts: the last open one takes what the others leave.
@@ -111,9 +127,48 @@ func (c *call) missingRow(id string) *rateguardv1.RequestRecorded {
 
 func (c *call) anyOpened() bool {
 	for _, a := range c.attempts {
-		if a.opened != nil {
+		if a.opened != nil || a.unshipped {
 			return true
 		}
 	}
 	return false
+}
+
+// unshipped makes the end of a reservation that stands nowhere but in Redis: its cost where Redis kept one, else all that it holds. No sum has its
+// amounts as reserved, so that its holds say none.
+func unshipped(e *lua.Entry) *rateguardv1.Outcome {
+	request, attempt, _ := strings.Cut(e.ID, "/")
+	n, _ := strconv.ParseUint(attempt, 10, 32) // what is no number is the attempt 0
+	out := &rateguardv1.Outcome{
+		ReservationId: e.ID, Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, Estimated: true,
+		Subject: &rateguardv1.Subject{RequestId: request, Attempt: uint32(n), OpenedAtUnixUs: madeAt(request)},
+	}
+	cost := e.CostNano
+	if e.Settled {
+		out.Kind = rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED
+	}
+	for _, a := range e.Amounts {
+		b, err := keyspace.ParseField(a.Field)
+		if err != nil {
+			continue // not written by us
+		}
+		out.Holds = append(out.Holds, &rateguardv1.Hold{
+			BudgetId: b.Budget, BudgetGeneration: b.Generation, Balance: b.Balance, PeriodStartUnixUs: b.StartUS,
+		})
+		if !e.Settled {
+			cost = max(cost, a.Nano)
+		}
+	}
+	out.CostNanoUsd = &cost
+	return out
+}
+
+// madeAt returns when a request's id was made, in µs: it is a UUIDv7.
+func madeAt(id string) int64 {
+	u, err := uuid.Parse(id)
+	if err != nil {
+		return 0
+	}
+	sec, nsec := u.Time().UnixTime()
+	return time.Unix(sec, nsec).UnixMicro()
 }

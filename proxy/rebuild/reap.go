@@ -48,7 +48,7 @@ func (r *Rebuilder) reapOne(ctx context.Context, status *rateguardv1.ProducerSta
 	if err := r.redis.Fence(ctx, status.GetProducerId(), r.cfg.Spool.ProducerID()); err != nil {
 		return err
 	}
-	return r.close(ctx, status, false)
+	return r.close(ctx, status, false, false)
 }
 
 // gone returns the candidates whose heartbeat did not change for the whole time. An error means that Redis does

@@ -31,6 +31,8 @@ type Config struct {
 	// Redis holds heartbeats and fences. Nil: this process sends none and closes only predecessors in its own folder.
 	// All proxies of one Kafka need the same Redis, or the others take those without one for gone.
 	Redis redis.UniversalClient
+	// Budgets are fenced against a producer that is closed. Nil: there are none.
+	Budgets *Budgets
 	// Gate is told of rounds. Nil: this process answers none.
 	Gate Gate
 	// Heartbeat is the interval of the own heartbeat, 5 s; GoneAfter the time without one after which a
@@ -184,7 +186,7 @@ func (r *Rebuilder) closePredecessors(ctx context.Context) {
 				}
 				cancel()
 			}
-			if err := r.close(ctx, dead[id].Status, true); err != nil {
+			if err := r.close(ctx, dead[id].Status, true, !dead[id].Rebooted); err != nil {
 				return err
 			}
 			return r.cfg.Spool.Forget(id)

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/rateguard/rateguard/proxy/lua"
 	"github.com/rateguard/rateguard/schemas/envelope"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/topics"
@@ -29,9 +30,9 @@ type scanner struct {
 	unknown map[int32]bool
 }
 
-func (r *Rebuilder) newScanner(status *rateguardv1.ProducerStatus) (*scanner, error) {
+func (r *Rebuilder) newScanner(status *rateguardv1.ProducerStatus, held map[string]map[string]lua.Entry) (*scanner, error) {
 	sc := &scanner{
-		state: newState(status.GetProducerId()), unknown: make(map[int32]bool),
+		state: newState(status.GetProducerId(), held), unknown: make(map[int32]bool),
 		next: map[string]map[int32]int64{
 			topics.Costs.Name: status.GetCostsOffsets(), topics.Requests.Name: status.GetRequestsOffsets(),
 		},

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/rateguard/rateguard/proxy/lua"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/topics"
 	"github.com/rateguard/rateguard/topics/hash"
@@ -20,6 +21,9 @@ type state struct {
 	// trimmed holds the partitions of the requests topic whose retention has taken rows that may be the producer's,
 	// with the time of the oldest record that is left (µs).
 	trimmed map[int32]int64
+	// held is what Redis shows of the producer and the log does not, by workspace and reservation. What is neither opened nor ended when
+	// the log is read was never shipped.
+	held map[string]map[string]lua.Entry
 }
 
 // place is where a record stands: its partition, and when it was appended to its spool (µs). Both records of an end say the same time.
@@ -36,6 +40,8 @@ type workspace struct {
 	shown uint64
 	// calls are the forwarded requests that still lack an end or a row.
 	calls map[string]*call
+	// held is state.held of this workspace.
+	held map[string]lua.Entry
 }
 
 // call is one forwarded request: its reservations and its row.
@@ -51,17 +57,20 @@ type call struct {
 type attempt struct {
 	opened *rateguardv1.ReservationOpened
 	end    *rateguardv1.Outcome
+	// held is what Redis shows of it; unshipped says that nothing else does.
+	held      *lua.Entry
+	unshipped bool
 }
 
-func newState(producer string) *state {
-	return &state{producer: producer, workspaces: make(map[string]*workspace), trimmed: make(map[int32]int64)}
+func newState(producer string, held map[string]map[string]lua.Entry) *state {
+	return &state{producer: producer, held: held, workspaces: make(map[string]*workspace), trimmed: make(map[int32]int64)}
 }
 
 func (s *state) workspace(key string, at place) *workspace {
 	w := s.workspaces[key]
 	if w == nil {
 		_, trimmed := s.trimmed[at.partition] // a workspace has one partition number in both topics
-		w = &workspace{calls: make(map[string]*call), trimmed: trimmed}
+		w = &workspace{calls: make(map[string]*call), trimmed: trimmed, held: s.held[key]}
 		s.workspaces[key] = w
 	}
 	return w
@@ -202,7 +211,14 @@ func (w *workspace) open(o *rateguardv1.ReservationOpened) {
 		c.attempts[o.GetReservationId()] = a
 	}
 	a.opened = o
+	if e, held := w.held[o.GetReservationId()]; held {
+		a.held = &e
+		delete(w.held, o.GetReservationId())
+	}
 }
+
+// ended forgets what Redis holds of a reservation that the log has ended.
+func (w *workspace) ended(reservation string) { delete(w.held, reservation) }
 
 // end notes the first end of a reservation; later ones are corrections of it.
 func (w *workspace) end(o *rateguardv1.Outcome) {
@@ -216,6 +232,7 @@ func (w *workspace) end(o *rateguardv1.Outcome) {
 	if a.end == nil {
 		a.end = o
 	}
+	w.ended(o.GetReservationId())
 	w.prune(id, c)
 }
 
@@ -241,7 +258,7 @@ func (w *workspace) prune(id string, c *call) {
 		return
 	}
 	for _, a := range c.attempts {
-		if a.opened == nil || a.end == nil {
+		if a.opened == nil && !a.unshipped || a.end == nil {
 			return
 		}
 	}

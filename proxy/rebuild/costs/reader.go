@@ -22,7 +22,7 @@ import (
 const (
 	// defaultPoll bounds how long Next waits for a record.
 	defaultPoll = time.Second
-	// listTimeout bounds one look at offsets before reading begins, endTimeout one at the end while it goes on.
+	// listTimeout bounds one question to a broker, endTimeout the one for the end while reading goes on.
 	listTimeout = 10 * time.Second
 	endTimeout  = time.Second
 	// maxRecords bounds what one batch applies, so that its steps come soon.
@@ -185,6 +185,8 @@ type place struct {
 
 // listOffset asks a partition's leader for one of its ends. The admin client would ask for the topic first, each time.
 func listOffset(ctx context.Context, client *kgo.Client, at place, which int64) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.ReplicaID = -1
 	t, p := kmsg.NewListOffsetsRequestTopic(), kmsg.NewListOffsetsRequestTopicPartition()
@@ -195,13 +197,12 @@ func listOffset(ctx context.Context, client *kgo.Client, at place, which int64) 
 	if err != nil {
 		return 0, fmt.Errorf("listing offsets of %s/%d: %w", at.topic, at.partition, err)
 	}
-	for _, t := range resp.Topics {
-		for _, p := range t.Partitions {
-			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-				return 0, fmt.Errorf("listing offsets of %s/%d: %w", at.topic, at.partition, err)
-			}
-			return p.Offset, nil
-		}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return 0, fmt.Errorf("listing offsets of %s/%d: no answer", at.topic, at.partition)
 	}
-	return 0, fmt.Errorf("listing offsets of %s/%d: no answer", at.topic, at.partition)
+	answer := resp.Topics[0].Partitions[0]
+	if err := kerr.ErrorForCode(answer.ErrorCode); err != nil {
+		return 0, fmt.Errorf("listing offsets of %s/%d: %w", at.topic, at.partition, err)
+	}
+	return answer.Offset, nil
 }

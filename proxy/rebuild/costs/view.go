@@ -54,7 +54,8 @@ type Round struct {
 	N uint64
 	// By is the producer that wrote it.
 	By string
-	// At is the offset of its record; -1 when it stands before what is read, and so before every Started of the view.
+	// At is the offset of its record; -1 when it stands before what is read, and so before every Started of the view. Of a producer that is
+	// closed a repeat may be taken for it: then At is too late and never too early.
 	At int64
 }
 

@@ -86,7 +86,12 @@ func (w *Workspace) take(e *rateguardv1.Event, offset int64, note func(kind, det
 			note(n.Kind, n.Detail)
 		}
 	}
+	id := endedBy(e)
 	if !did.New {
+		// The end counted before, so what looks open was opened by a repeat whose first was not read.
+		if _, open := w.Open[id]; open {
+			w.end(id)
+		}
 		return nil
 	}
 	switch b := e.GetBody().(type) {
@@ -94,17 +99,27 @@ func (w *Workspace) take(e *rateguardv1.Event, offset int64, note func(kind, det
 		if spend.TakesOpening(state, e.GetProducerId(), b.ReservationOpened.GetReservationId()) {
 			w.open(e.GetProducerId(), b.ReservationOpened, offset)
 		}
-	case *rateguardv1.Event_CostSettled:
-		w.end(b.CostSettled.GetOutcome().GetReservationId())
-	case *rateguardv1.Event_ReservationVoided:
-		w.end(b.ReservationVoided.GetOutcome().GetReservationId())
-	case *rateguardv1.Event_ReservationExpired:
-		w.end(b.ReservationExpired.GetOutcome().GetReservationId())
 	case *rateguardv1.Event_ProducerClosed:
 		return w.close(b.ProducerClosed, did.Closed)
-	default: // changes sums only
+	default:
+		if id != "" {
+			w.end(id)
+		}
 	}
 	return nil
+}
+
+// endedBy returns the reservation that an event ends by itself; empty for any other event.
+func endedBy(e *rateguardv1.Event) string {
+	switch b := e.GetBody().(type) {
+	case *rateguardv1.Event_CostSettled:
+		return b.CostSettled.GetOutcome().GetReservationId()
+	case *rateguardv1.Event_ReservationVoided:
+		return b.ReservationVoided.GetOutcome().GetReservationId()
+	case *rateguardv1.Event_ReservationExpired:
+		return b.ReservationExpired.GetOutcome().GetReservationId()
+	}
+	return ""
 }
 
 func (w *Workspace) open(producer string, o *rateguardv1.ReservationOpened, offset int64) {

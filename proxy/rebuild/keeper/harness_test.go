@@ -14,7 +14,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/rateguard/rateguard/proxy/call"
 	"github.com/rateguard/rateguard/proxy/epoch"
@@ -28,6 +30,7 @@ import (
 	"github.com/rateguard/rateguard/schemas/keyspace"
 	"github.com/rateguard/rateguard/topics"
 	"github.com/rateguard/rateguard/topics/broker"
+	"github.com/rateguard/rateguard/topics/hash"
 )
 
 const partitions = 2
@@ -85,12 +88,14 @@ type process struct {
 	admissions *lua.Admissions
 	rebuild    *rebuild.Rebuilder
 	stops      []func()
+	// stopShipping and stopBeating end a part of it alone.
+	stopShipping, stopBeating func()
 }
 
 type options struct {
 	dir string
-	// noSeals: it does not answer rounds; noKeeper: it keeps no budgets; noReaper: it closes nobody.
-	noSeals, noKeeper bool
+	// noSeals: it does not answer rounds; noKeeper: it keeps no budgets; noShip: it never reaches Kafka.
+	noSeals, noKeeper, noShip bool
 }
 
 func (w *world) start(o options) *process {
@@ -110,16 +115,20 @@ func (w *world) start(o options) *process {
 	w.tb.Cleanup(p.kill)
 	cfg := rebuild.Config{
 		Spool: s, Kafka: w.kafka, Redis: store.Client(), Gate: p.gate, Log: log,
+		Budgets: &rebuild.Budgets{Balances: lua.NewBalances(store), Wants: lua.NewWants(store.Client()), Policies: w},
 		Heartbeat: 20 * time.Millisecond, GoneAfter: 400 * time.Millisecond, ReapEvery: 20 * time.Millisecond,
 	}
-	if o.noSeals {
+	if o.noSeals || o.noShip {
 		cfg.Gate = nil
 		p.gate.Start(partitions, nil)
 	}
 	p.rebuild, err = rebuild.New(cfg)
 	must(w.tb, err)
-	p.background(s.Run)
-	p.background(p.rebuild.Run)
+	p.stopShipping = func() {}
+	if !o.noShip {
+		p.stopShipping = p.background(s.Run)
+	}
+	p.stopBeating = p.background(p.rebuild.Run)
 	p.background(p.installs.Run)
 	if !o.noKeeper {
 		p.background(keeper.New(keeper.Config{
@@ -130,16 +139,18 @@ func (w *world) start(o options) *process {
 	return p
 }
 
-func (p *process) background(f func(context.Context) error) {
+func (p *process) background(f func(context.Context) error) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- f(ctx) }()
-	p.stops = append(p.stops, func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			p.w.tb.Error(err)
 		}
 	})
+	p.stops = append(p.stops, stop)
+	return stop
 }
 
 // kill ends the process without a farewell; what is not shipped stays in its folder.
@@ -258,6 +269,65 @@ func record(tb testing.TB, ws string, e *rateguardv1.Event) spool.Record {
 	b, err := envelope.Encode(e)
 	must(tb, err)
 	return spool.Record{Topic: topics.Costs, Key: ws, Value: b, Headers: envelope.Headers(e, "")}
+}
+
+// ledger is what the log says that each reservation cost: the first end of each, the last one of a later correction, as every consumer counts them.
+func (w *world) ledger(ws string) map[string]int64 {
+	w.tb.Helper()
+	n := hash.Partition([]byte(ws), partitions)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Seeds()...), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topics.Costs.Name: {n: kgo.NewOffset().AtStart()}}),
+		kgo.FetchMaxWait(20*time.Millisecond))
+	must(w.tb, err)
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, topics.Costs.Name)
+	must(w.tb, err)
+	end, _ := ends.Lookup(topics.Costs.Name, n)
+	costs, marks, closed := map[string]int64{}, map[string]uint64{}, map[string]bool{}
+	for next := int64(0); next < end.Offset; {
+		for _, rec := range cl.PollFetches(ctx).Records() {
+			next = rec.Offset + 1
+			if string(rec.Key) != ws {
+				continue
+			}
+			e, err := envelope.Decode(rec.Value)
+			must(w.tb, err)
+			if e.GetSequence() > 0 {
+				if e.GetSequence() <= marks[e.GetProducerId()] {
+					continue
+				}
+				marks[e.GetProducerId()] = e.GetSequence()
+			}
+			if o := e.GetCostSettled().GetOutcome(); o != nil {
+				costs[o.GetReservationId()] = o.GetCostNanoUsd()
+			}
+			if c := e.GetProducerClosed(); c != nil && c.GetMark() == marks[c.GetProducerId()] && !closed[c.GetProducerId()] {
+				closed[c.GetProducerId()] = true
+				for _, o := range c.GetEnds() {
+					if _, ended := costs[o.GetReservationId()]; ended {
+						w.tb.Errorf("%s is ended twice", o.GetReservationId())
+					}
+					costs[o.GetReservationId()] = o.GetCostNanoUsd()
+				}
+			}
+		}
+		must(w.tb, ctx.Err())
+	}
+	return costs
+}
+
+// awaitClosed waits until a producer is closed, as another one sees it.
+func (p *process) awaitClosed(id string) {
+	p.w.tb.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(30 * time.Second); !p.rebuild.Roster().Closed(id); {
+		if time.Now().After(deadline) {
+			p.w.tb.Fatalf("producer %s is not closed", id)
+		}
+		<-tick.C
+	}
 }
 
 // state is what Redis has of a workspace.

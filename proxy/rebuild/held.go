@@ -1,0 +1,121 @@
+package rebuild
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rateguard/rateguard/proxy/lua"
+	"github.com/rateguard/rateguard/topics/hash"
+)
+
+// Budgets are those of all workspaces in Redis.
+type Budgets struct {
+	Balances *lua.Balances
+	Wants    *lua.Wants
+	Policies Policies
+}
+
+// Policies say which workspaces have budgets.
+type Policies interface {
+	// Budgets calls f for each workspace that has budgets, with the version of its policy.
+	Budgets(f func(workspace string, version uint64))
+	// Sync returns once the policies that stood in their topic at the call are known.
+	Sync(ctx context.Context) error
+}
+
+const (
+	// usableFor is how long one attempt of a closing waits for budgets that are not in Redis, usableEvery how often it looks.
+	usableFor   = 10 * time.Second
+	usableEvery = 50 * time.Millisecond
+)
+
+// held fences the producer in every workspace that has budgets, after which nothing is granted to it, and returns what it has reserved there. It
+// waits until the budgets can be used: one that Redis has lost could have held what no log shows, and comes back only with the seals of all.
+func (r *Rebuilder) held(ctx context.Context, producer string) (map[string]map[string]lua.Entry, error) {
+	b := r.cfg.Budgets
+	if b == nil {
+		return nil, nil
+	}
+	select {
+	case <-r.cfg.Spool.Announced(): // from then on the number of partitions is known
+	case <-ctx.Done():
+		return nil, fmt.Errorf("closing producer %s: %w", producer, context.Cause(ctx))
+	}
+	if err := b.Policies.Sync(ctx); err != nil {
+		return nil, fmt.Errorf("closing producer %s: %w", producer, err)
+	}
+	var workspaces []string
+	b.Policies.Budgets(func(ws string, _ uint64) { workspaces = append(workspaces, ws) })
+	if err := r.usable(ctx, workspaces); err != nil {
+		return nil, fmt.Errorf("closing producer %s: %w", producer, err)
+	}
+	out := make(map[string]map[string]lua.Entry)
+	for _, ws := range workspaces {
+		entries, err := b.Balances.Retire(ctx, ws, producer)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if out[ws] == nil {
+				out[ws] = make(map[string]lua.Entry)
+			}
+			out[ws][e.ID] = e
+		}
+	}
+	return out, nil
+}
+
+// usable waits until Redis has budgets of all the workspaces that proxies may use.
+func (r *Rebuilder) usable(ctx context.Context, workspaces []string) error {
+	ctx, cancel := context.WithTimeout(ctx, usableFor)
+	defer cancel()
+	for left := workspaces; len(left) > 0; {
+		places, err := r.cfg.Budgets.Wants.Places(ctx, left)
+		if err != nil {
+			return err
+		}
+		rounds, all := r.roster.Rounds(), left
+		left = slices.DeleteFunc(slices.Clone(all), func(ws string) bool {
+			p := hash.Partition([]byte(ws), int32(r.cfg.Spool.CostsPartitions())) //nolint:gosec // a number of partitions
+			return places[slices.Index(all, ws)].Epoch >= max(1, rounds[p])
+		})
+		if len(left) == 0 {
+			return nil
+		}
+		if err := r.cfg.Budgets.Wants.Want(ctx, left); err != nil {
+			return err
+		}
+		if !sleep(ctx, usableEvery) {
+			return fmt.Errorf("budgets of %d workspaces, %s first, are not in Redis: %w", len(left), left[0], context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// release frees what stands nowhere but in Redis of a producer all of whose openings are in the log.
+func (r *Rebuilder) release(ctx context.Context, s *state) error {
+	for _, ws := range sorted(s.held) {
+		if ids := sorted(s.held[ws]); len(ids) > 0 {
+			if _, err := r.cfg.Budgets.Balances.Retire(ctx, ws, s.producer, ids...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// takeHeld makes calls of what the log shows nothing of.
+func (s *state) takeHeld() {
+	for _, ws := range sorted(s.held) {
+		w := s.workspace(ws, place{partition: -1})
+		for _, id := range sorted(s.held[ws]) {
+			e := s.held[ws][id]
+			request, _, _ := strings.Cut(id, "/")
+			w.call(request).attempts[id] = &attempt{held: &e, unshipped: true}
+		}
+		clear(s.held[ws])
+	}
+}

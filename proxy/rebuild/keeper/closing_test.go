@@ -1,0 +1,87 @@
+package keeper_test
+
+import (
+	"errors"
+	"maps"
+	"testing"
+
+	"github.com/rateguard/rateguard/proxy/lua"
+)
+
+func wantLedger(t *testing.T, w *world, want map[string]int64) {
+	t.Helper()
+	if got := w.ledger("ws_1"); !maps.Equal(got, want) {
+		t.Errorf("ledger %v, want %v", got, want)
+	}
+}
+
+// Schedule (1): killed between the grant and the opening, folder kept. The log has everything that was sent, so that the grant is released; what was
+// open costs its bound.
+func TestAGrantThatWasNeverOpenedIsReleased(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	other := w.start(options{})
+	p := w.start(options{noKeeper: true})
+	open := p.reserve("ws_1", 200)
+	if _, err := p.admit("ws_1", 500); err != nil {
+		t.Fatal(err)
+	}
+	p.flush()
+	p.kill()
+	next := w.start(options{dir: p.dir, noKeeper: true})
+	next.awaitClosed(p.ProducerID())
+	w.await("ws_1", state{epoch: "1", entries: "0", posted: 200, confirmed: 200})
+	wantLedger(t, w, map[string]int64{open.id: 200})
+	if _, err := other.admit("ws_1", 800); err != nil {
+		t.Errorf("what is left: %v", err)
+	}
+}
+
+// Schedules (2), (3) and (13): the disk is lost with the process. What Redis shows is ended: at the cost that it was settled with, else, as nobody knows what
+// came of it, at its bound; whether the log had the opening or not.
+func TestADiskIsLostAndRedisRemembers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	w.start(options{})
+	p := w.start(options{noKeeper: true})
+	shipped, shippedOpen := p.reserve("ws_1", 100), p.reserve("ws_1", 70)
+	p.flush()
+	p.stopShipping()
+	unshipped, unknown := p.reserve("ws_1", 100), p.reserve("ws_1", 50)
+	for _, r := range []*reservation{shipped, unshipped} {
+		r.end(30)
+		r.settle(30)
+	}
+	p.kill()
+	w.await("ws_1", state{entries: "0", posted: 180, confirmed: 180})
+	wantLedger(t, w, map[string]int64{shipped.id: 30, unshipped.id: 30, shippedOpen.id: 70, unknown.id: 50})
+}
+
+// Schedules (h), (4), (5), (6) and (11): a process stalls, is taken for gone and closed, and comes back. It is granted nothing more, and what it knows better
+// corrects what the closing had to assume, in the ledger and in Redis.
+func TestAZombieComesBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	alive := w.start(options{})
+	zombie := w.start(options{noKeeper: true})
+	known, unknown := zombie.reserve("ws_1", 300), (*reservation)(nil)
+	zombie.flush()
+	zombie.stopShipping()
+	unknown = zombie.reserve("ws_1", 200)
+	delayed, err := zombie.admit("ws_1", 100)
+	must(t, err)
+	must(t, zombie.admissions.Adjust(t.Context(), lua.Cancel, delayed.req, delayed.grant.NowUS))
+	zombie.stopBeating()
+	alive.awaitClosed(zombie.ProducerID())
+	w.await("ws_1", state{entries: "0", posted: 500, confirmed: 500})
+	if _, err := zombie.admit("ws_1", 1); !errors.Is(err, lua.ErrFenced) {
+		t.Errorf("a closed producer was granted something: %v", err)
+	}
+	known.end(100)
+	known.settle(100) // has no effect: its entry is gone
+	unknown.end(10)
+	zombie.kill() // what it still had reaches the log by the next process on its folder
+	w.start(options{dir: zombie.dir, noKeeper: true})
+	w.await("ws_1", state{entries: "0", posted: 110, confirmed: 110})
+	wantLedger(t, w, map[string]int64{known.id: 100, unknown.id: 10})
+}
