@@ -33,6 +33,8 @@ var Clients = []Client{
 var Siblings = map[string]string{
 	"schemas/envelope schemas/gen/rateguard/v1":   "everything speaks the generated events",
 	"schemas/limit schemas/gen/rateguard/v1":      "everything speaks the generated events",
+	"schemas/budget schemas/gen/rateguard/v1":     "everything speaks the generated events",
+	"schemas/budget schemas/money":                "a budget is an amount of money",
 	"proxy/ratelimit proxy/lua":                   "limits are decided by scripts",
 	"schemas/price schemas/gen/rateguard/v1":      "everything speaks the generated events",
 	"schemas/price schemas/money":                 "a price makes money",
