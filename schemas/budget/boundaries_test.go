@@ -126,7 +126,7 @@ func TestPeriodsAroundEveryChangeOfTheClocks(t *testing.T) {
 		z := zone(t, name)
 		for i, at := range changes(z, 2008, 2024) {
 			total++
-			m := func(n time.Duration) time.Time { return at.Add(n * time.Minute) }
+			m := func(n int) time.Time { return at.Add(time.Duration(n) * time.Minute) }
 			check(t, budget.Hour, z, at, m(-61), m(-30), m(-1), m(1), m(29), m(30), m(59), m(60), m(61), m(119), m(120))
 			check(t, budget.Day, z, at, m(-25*60), m(-61), m(-1), m(1), m(59), m(60), m(23*60), m(25*60))
 			if i%16 == 0 {

@@ -127,8 +127,13 @@ func TestWhichBudgetsAreDivided(t *testing.T) {
 		match *rateguardv1.Match
 		want  bool
 	}{
-		{"workspace", nil, false}, {"key", nil, true}, {"route", nil, true}, {"model", &rateguardv1.Match{}, true},
-		{"key", &rateguardv1.Match{Key: "k"}, false}, {"model", &rateguardv1.Match{Route: "r"}, false}, {"route", &rateguardv1.Match{Model: "m"}, false},
+		{"workspace", nil, false},
+		{"key", nil, true},
+		{"route", nil, true},
+		{"model", &rateguardv1.Match{}, true},
+		{"key", &rateguardv1.Match{Key: "k"}, false},
+		{"model", &rateguardv1.Match{Route: "r"}, false},
+		{"route", &rateguardv1.Match{Model: "m"}, false},
 	} {
 		if got := budget.Divided(&rateguardv1.Budget{Scope: tt.scope, Match: tt.match}); got != tt.want {
 			t.Errorf("%s %v: got %t, want %t", tt.scope, tt.match, got, tt.want)

@@ -5,6 +5,9 @@ package keyspace
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 )
@@ -98,3 +101,42 @@ func Slotted(bucket string, part int) string { return bucket + ":" + strconv.Ito
 // Holders is a hash of who holds units of a bucket. No part of a bucket has its name: a limit may change its algorithm while the parts that
 // another one left behind still live.
 func Holders(bucket string) string { return bucket + ":h" }
+
+// BudgetPeriod is one balance of a budget in one period.
+type BudgetPeriod struct {
+	Budget     string
+	Generation uint64
+	// Balance is the key, route or model whose it is, empty for a budget with one.
+	Balance string
+	// StartUS is the start of the period in µs, 0 for a budget without periods.
+	StartUS int64
+}
+
+// Field is the field of State that holds the balance.
+func (b BudgetPeriod) Field() string {
+	return Balance(b.Budget, b.Generation, b.Balance) + strconv.FormatInt(b.StartUS, 10)
+}
+
+// Balance is Field without the start of the period, which follows it in decimal. The names in it can be read back: who ends a reservation
+// that stands nowhere but in Redis has no other place to learn them from.
+func Balance(budget string, generation uint64, balance string) string {
+	return "b" + url.QueryEscape(budget) + ":" + strconv.FormatUint(generation, 10) + ":" + url.QueryEscape(balance) + ":"
+}
+
+// ParseField reads a field that Field has written.
+func ParseField(field string) (BudgetPeriod, error) {
+	parts := strings.Split(strings.TrimPrefix(field, "b"), ":")
+	if !strings.HasPrefix(field, "b") || len(parts) != 4 {
+		return BudgetPeriod{}, fmt.Errorf("reading balance %q: not of the form b<budget>:<generation>:<balance>:<start>", field)
+	}
+	var b BudgetPeriod
+	var errs [4]error
+	b.Budget, errs[0] = url.QueryUnescape(parts[0])
+	b.Generation, errs[1] = strconv.ParseUint(parts[1], 10, 64)
+	b.Balance, errs[2] = url.QueryUnescape(parts[2])
+	b.StartUS, errs[3] = strconv.ParseInt(parts[3], 10, 64)
+	if err := errors.Join(errs[:]...); err != nil {
+		return BudgetPeriod{}, fmt.Errorf("reading balance %q: %w", field, err)
+	}
+	return b, nil
+}

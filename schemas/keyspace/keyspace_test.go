@@ -35,6 +35,8 @@ func TestKeysAreWhereTheyWere(t *testing.T) {
 		{keyspace.Bucket("ws_1", "lim", ""), "rg:{ws_1}:l:lim:~47DEQpj8HBSa-_TImW-5JCeu"},
 		{keyspace.Slotted("rg:{ws_1}:l:lim:key_1", 1), "rg:{ws_1}:l:lim:key_1:1"},
 		{keyspace.Mark("ws_1", "a/b"), "rg:{ws_1}:i:a.b"},
+		{keyspace.BudgetPeriod{Budget: "monthly", Generation: 7, Balance: "openai/gpt 4", StartUS: 12}.Field(), "bmonthly:7:openai%2Fgpt+4:12"},
+		{keyspace.Balance("total", 1, ""), "btotal:1::"},
 	} {
 		if tt.got != tt.want {
 			t.Errorf("got %q, want %q", tt.got, tt.want)
@@ -88,4 +90,27 @@ func TestIdsNeitherMeetNorLeaveTheirSlot(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Whatever names are made of, they come back from their field, which has none of the characters that part one thing from the next.
+func TestBalancesAreReadBack(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		want := keyspace.BudgetPeriod{
+			Budget: rapid.String().Draw(t, "budget"), Generation: rapid.Uint64().Draw(t, "generation"),
+			Balance: rapid.String().Draw(t, "balance"), StartUS: rapid.Int64().Draw(t, "start"),
+		}
+		field := want.Field()
+		if strings.ContainsAny(field, " \n\x00{}") || strings.Count(field, ":") != 3 {
+			t.Fatalf("field %q", field)
+		}
+		if got, err := keyspace.ParseField(field); err != nil || got != want {
+			t.Fatalf("%q was read as %+v (%v), want %+v", field, got, err, want)
+		}
+	})
+	for _, bad := range []string{"", "b", "epoch", "ba:1:b", "ba:x:b:1", "ba:1:%zz:1", "ba:1:b:1:2"} {
+		if got, err := keyspace.ParseField(bad); err == nil {
+			t.Errorf("%q was read as %+v", bad, got)
+		}
+	}
 }

@@ -182,8 +182,12 @@ type WorkspaceSettings struct {
 	// Status of budget_exceeded: 402 (default), 429 or 400.
 	BudgetExceededStatus uint32         `protobuf:"varint,1,opt,name=budget_exceeded_status,json=budgetExceededStatus,proto3" json:"budget_exceeded_status,omitempty"`
 	UnknownOutcome       UnknownOutcome `protobuf:"varint,2,opt,name=unknown_outcome,json=unknownOutcome,proto3,enum=rateguard.v1.UnknownOutcome" json:"unknown_outcome,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// The maximum of output tokens that is injected where a request names none; 0: none is.
+	DefaultMaxOutputTokens int64 `protobuf:"varint,3,opt,name=default_max_output_tokens,json=defaultMaxOutputTokens,proto3" json:"default_max_output_tokens,omitempty"`
+	// A request whose maximum of output tokens does not fit the headroom of a budget goes out with one that does, rather than being refused.
+	FitMaxOutputTokens bool `protobuf:"varint,4,opt,name=fit_max_output_tokens,json=fitMaxOutputTokens,proto3" json:"fit_max_output_tokens,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *WorkspaceSettings) Reset() {
@@ -228,6 +232,20 @@ func (x *WorkspaceSettings) GetUnknownOutcome() UnknownOutcome {
 		return x.UnknownOutcome
 	}
 	return UnknownOutcome_UNKNOWN_OUTCOME_UNSPECIFIED
+}
+
+func (x *WorkspaceSettings) GetDefaultMaxOutputTokens() int64 {
+	if x != nil {
+		return x.DefaultMaxOutputTokens
+	}
+	return 0
+}
+
+func (x *WorkspaceSettings) GetFitMaxOutputTokens() bool {
+	if x != nil {
+		return x.FitMaxOutputTokens
+	}
+	return false
 }
 
 type Route struct {
@@ -931,10 +949,12 @@ const file_rateguard_v1_config_proto_rawDesc = "" +
 	"\x06routes\x18\x05 \x03(\v2\x13.rateguard.v1.RouteR\x06routes\x12+\n" +
 	"\x06limits\x18\x06 \x03(\v2\x13.rateguard.v1.LimitR\x06limits\x12.\n" +
 	"\abudgets\x18\a \x03(\v2\x14.rateguard.v1.BudgetR\abudgets\x12;\n" +
-	"\bsettings\x18\b \x01(\v2\x1f.rateguard.v1.WorkspaceSettingsR\bsettings\"\x90\x01\n" +
+	"\bsettings\x18\b \x01(\v2\x1f.rateguard.v1.WorkspaceSettingsR\bsettings\"\xfe\x01\n" +
 	"\x11WorkspaceSettings\x124\n" +
 	"\x16budget_exceeded_status\x18\x01 \x01(\rR\x14budgetExceededStatus\x12E\n" +
-	"\x0funknown_outcome\x18\x02 \x01(\x0e2\x1c.rateguard.v1.UnknownOutcomeR\x0eunknownOutcome\"\x89\x03\n" +
+	"\x0funknown_outcome\x18\x02 \x01(\x0e2\x1c.rateguard.v1.UnknownOutcomeR\x0eunknownOutcome\x129\n" +
+	"\x19default_max_output_tokens\x18\x03 \x01(\x03R\x16defaultMaxOutputTokens\x121\n" +
+	"\x15fit_max_output_tokens\x18\x04 \x01(\bR\x12fitMaxOutputTokens\"\x89\x03\n" +
 	"\x05Route\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bprovider\x18\x02 \x01(\tR\bprovider\x12\x19\n" +
