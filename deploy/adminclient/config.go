@@ -10,10 +10,19 @@ import (
 
 // Workspace is a tenant.
 type Workspace struct {
-	ID        string    `json:"id"`
-	Name      string    `json:"name"`
-	Version   int64     `json:"version,omitempty"`
-	CreatedAt time.Time `json:"created_at"`
+	ID        string            `json:"id"`
+	Name      string            `json:"name"`
+	Settings  WorkspaceSettings `json:"settings"`
+	Version   int64             `json:"version,omitempty"`
+	CreatedAt time.Time         `json:"created_at"`
+}
+
+// WorkspaceSettings hold for all calls of a workspace. DefaultMaxOutputTokens nil is no maximum.
+type WorkspaceSettings struct {
+	BudgetExceededStatus   int    `json:"budget_exceeded_status"`
+	UnknownOutcome         string `json:"unknown_outcome"`
+	DefaultMaxOutputTokens *int64 `json:"default_max_output_tokens"`
+	FitMaxOutputTokens     bool   `json:"fit_max_output_tokens"`
 }
 
 // Key is an API key. Secret is set only in the answer that made it.
@@ -72,43 +81,36 @@ type PutRoute struct {
 	Weights     map[string]int64 `json:"weights,omitempty"`
 }
 
-// LimitMatch says which calls a limit counts; an empty field matches all.
-type LimitMatch struct {
-	Route string `json:"route,omitempty"`
-	Model string `json:"model,omitempty"`
-	Key   string `json:"key,omitempty"`
-}
-
 // Limit is a rate limit of a workspace: so many units a window. Window and MaxDelay are Go durations.
 type Limit struct {
-	Name           string     `json:"name"`
-	Scope          string     `json:"scope"`
-	Match          LimitMatch `json:"match"`
-	Unit           string     `json:"unit"`
-	Algorithm      string     `json:"algorithm"`
-	Limit          int64      `json:"limit"`
-	Window         string     `json:"window"`
-	Burst          int64      `json:"burst,omitempty"`
-	Mode           string     `json:"mode"`
-	OnStoreFailure string     `json:"on_store_failure"`
-	MaxDelay       string     `json:"max_delay,omitempty"`
-	LeasePercent   int        `json:"lease_percent,omitempty"`
-	Version        int64      `json:"version,omitempty"`
+	Name           string `json:"name"`
+	Scope          string `json:"scope"`
+	Match          Match  `json:"match"`
+	Unit           string `json:"unit"`
+	Algorithm      string `json:"algorithm"`
+	Limit          int64  `json:"limit"`
+	Window         string `json:"window"`
+	Burst          int64  `json:"burst,omitempty"`
+	Mode           string `json:"mode"`
+	OnStoreFailure string `json:"on_store_failure"`
+	MaxDelay       string `json:"max_delay,omitempty"`
+	LeasePercent   int    `json:"lease_percent,omitempty"`
+	Version        int64  `json:"version,omitempty"`
 }
 
 // PutLimit is what a limit is set to; empty fields are left to the API.
 type PutLimit struct {
-	Scope          string      `json:"scope,omitempty"`
-	Match          *LimitMatch `json:"match,omitempty"`
-	Unit           string      `json:"unit,omitempty"`
-	Algorithm      string      `json:"algorithm,omitempty"`
-	Limit          int64       `json:"limit"`
-	Window         string      `json:"window"`
-	Burst          int64       `json:"burst,omitempty"`
-	Mode           string      `json:"mode,omitempty"`
-	OnStoreFailure string      `json:"on_store_failure,omitempty"`
-	MaxDelay       string      `json:"max_delay,omitempty"`
-	LeasePercent   int         `json:"lease_percent,omitempty"`
+	Scope          string `json:"scope,omitempty"`
+	Match          *Match `json:"match,omitempty"`
+	Unit           string `json:"unit,omitempty"`
+	Algorithm      string `json:"algorithm,omitempty"`
+	Limit          int64  `json:"limit"`
+	Window         string `json:"window"`
+	Burst          int64  `json:"burst,omitempty"`
+	Mode           string `json:"mode,omitempty"`
+	OnStoreFailure string `json:"on_store_failure,omitempty"`
+	MaxDelay       string `json:"max_delay,omitempty"`
+	LeasePercent   int    `json:"lease_percent,omitempty"`
 }
 
 func in(workspace string, more ...string) string {
@@ -144,6 +146,11 @@ func (c *Client) CreateWorkspace(ctx context.Context, name string) (Workspace, e
 // RenameWorkspace changes a workspace's name.
 func (c *Client) RenameWorkspace(ctx context.Context, id, name string) (Workspace, error) {
 	return call[Workspace](ctx, c, http.MethodPatch, in(id), map[string]string{"name": name})
+}
+
+// ChangeSettings sets those settings of a workspace that are given, by their names in the API; nil sets one back to its default.
+func (c *Client) ChangeSettings(ctx context.Context, id string, given map[string]any) (Workspace, error) {
+	return call[Workspace](ctx, c, http.MethodPatch, in(id), map[string]any{"settings": given})
 }
 
 // DeleteWorkspace deletes a workspace.

@@ -30,12 +30,16 @@ type api struct {
 
 const (
 	token = "test-token"
-	ws    = `{"id":"ws_1","name":"demo","version":1,"created_at":"2026-11-23T10:00:00Z"}`
+	ws    = `{"id":"ws_1","name":"demo","settings":{"budget_exceeded_status":402,"unknown_outcome":"reserved","default_max_output_tokens":null,"fit_max_output_tokens":false},"version":1,"created_at":"2026-11-23T10:00:00Z"}`
 	key   = `{"id":"key_1","name":"app","prefix":"rg_abcd","scopes":["invoke"],"created_at":"2026-11-23T10:00:00Z"}`
 	route = `{"name":"openai","provider":"openai","base_url":"https://api.example.com","has_credential":true,"timeout":"5m0s","cost":{"mode":"per_token"}}`
 	limit = `{"name":"rpm","scope":"key","match":{"route":"openai","model":"gpt-4*"},"unit":"requests","algorithm":"leaky_bucket","limit":600,"window":"1m0s",` +
 		`"burst":20,"mode":"strict","on_store_failure":"closed","max_delay":"500ms","version":3}`
-	req = `{"id":"0190","time":"2026-11-23T10:00:00.123Z","key_id":"key_1","route":"openai","provider":"openai","model":"gpt-4o","endpoint":"chat","method":"POST",` +
+	budget = `{"name":"monthly","scope":"workspace","match":{},"usd":"10","period":"month","timezone":"Europe/Berlin","enforcement":"hard","alert_at":[0.5,0.8,1],` +
+		`"on_store_failure":"closed","generation":3,"version":4,"balance":{"limit_usd":"10","posted_usd":"2.5","reserved_usd":"0.000000001","available_usd":"7.499999999",` +
+		`"period_start":"2026-10-31T23:00:00Z","period_end":"2026-11-30T23:00:00Z","source":"live","as_of":"2026-11-23T10:00:05Z"}}`
+	divided = `{"name":"per-key","scope":"key","match":{},"usd":"1","period":"total","timezone":"UTC","enforcement":"soft","alert_at":[1],"on_store_failure":"open","generation":5,"version":5}`
+	req     = `{"id":"0190","time":"2026-11-23T10:00:00.123Z","key_id":"key_1","route":"openai","provider":"openai","model":"gpt-4o","endpoint":"chat","method":"POST",` +
 		`"status":200,"decision":"forwarded","stream":true,"input_tokens":12,"cached_tokens":0,"cache_write_tokens":0,"output_tokens":34,"reasoning_tokens":0,` +
 		`"cost_usd":"0.00037","estimated":false,"price_version":"v1","latency_ms":812.5,"ttft_ms":210,"overhead_us":90,"client_ip":"127.0.0.1","country":""}`
 	explained = `{"why":["Refused by limit rpm: 60 requests per minute for key key_1 (key scope).","Decided \u001b with policy version 7."],"checks":[` +
@@ -70,12 +74,19 @@ func newAPI(t *testing.T) (*api, string) {
 		"GET /v1/workspaces/ws_1/requests/0190/explain":          explained,
 		"GET /v1/workspaces/ws_1/requests/0191/explain": `{"why":["Admitted: no limit or budget applied to it."],"checks":[],` +
 			`"reservations":[{"id":"0191/1","bound_usd":null,"opened_at":null,"outcomes":[]}]}`,
-		"GET /v1/workspaces/ws_1/limits":           `{"data":[` + limit + `],"next":""}`,
-		"GET /v1/workspaces/ws_1/limits/rpm":       limit,
-		"PUT /v1/workspaces/ws_1/limits/rpm":       limit,
-		"PUT /v1/workspaces/ws_1/limits/tpd":       `{"name":"tpd","scope":"workspace","match":{},"unit":"tokens","algorithm":"fixed_window","limit":9,"window":"24h0m0s","mode":"strict","on_store_failure":"open"}`,
-		"DELETE /v1/workspaces/ws_1/limits/rpm":    ``,
-		"DELETE /v1/workspaces/ws_1/routes/openai": ``,
+		"GET /v1/workspaces/ws_1/limits":          `{"data":[` + limit + `],"next":""}`,
+		"GET /v1/workspaces/ws_1/limits/rpm":      limit,
+		"PUT /v1/workspaces/ws_1/limits/rpm":      limit,
+		"PUT /v1/workspaces/ws_1/limits/tpd":      `{"name":"tpd","scope":"workspace","match":{},"unit":"tokens","algorithm":"fixed_window","limit":9,"window":"24h0m0s","mode":"strict","on_store_failure":"open"}`,
+		"DELETE /v1/workspaces/ws_1/limits/rpm":   ``,
+		"PATCH /v1/workspaces/ws_1":               strings.Replace(ws, `"default_max_output_tokens":null`, `"default_max_output_tokens":4096`, 1),
+		"GET /v1/workspaces/ws_1/budgets":         `{"data":[` + budget + `,` + divided + `],"next":null}`,
+		"GET /v1/workspaces/ws_1/budgets/monthly": budget,
+		"GET /v1/workspaces/ws_1/budgets/per-key/balances": `{"data":[{"subject":"key_1","limit_usd":"1","posted_usd":"1.2","reserved_usd":"0","available_usd":"0",` +
+			`"period_start":null,"period_end":null,"source":"ledger","as_of":null}],"next":null}`,
+		"PUT /v1/workspaces/ws_1/budgets/per-key":    divided,
+		"DELETE /v1/workspaces/ws_1/budgets/monthly": ``,
+		"DELETE /v1/workspaces/ws_1/routes/openai":   ``,
 	}}
 	s := httptest.NewServer(a)
 	t.Cleanup(s.Close)
@@ -135,6 +146,12 @@ func TestOutput(t *testing.T) {
 		{"limits", "limits list"},
 		{"limit_yaml", "limits get rpm -o yaml"},
 		{"limit_put", "limits put tpd --unit tokens --algorithm fixed_window --limit 9 --window 24h"},
+		{"workspace_settings", "workspaces settings ws_1"},
+		{"workspace_settings_changed", "workspaces settings ws_1 --default-max-output-tokens 4096"},
+		{"budgets", "budgets list"},
+		{"budget_yaml", "budgets get monthly -o yaml"},
+		{"budget_set", "budgets set per-key --usd 1 --scope key --period total --enforcement soft"},
+		{"balances", "budgets balances per-key"},
 		{"usage", "usage"},
 		{"usage_json", "usage -o json"},
 		{"usage_yaml", "usage -o yaml"},
@@ -195,6 +212,11 @@ func TestExitCodes(t *testing.T) {
 		{"negative burst", "limits put x --limit 5 --window 1m --burst -1", 2, "burst"},
 		{"window without unit", "limits put x --limit 5 --window 60", 2, "window"},
 		{"unknown limit", "limits get x", 1, "404"},
+		{"budget without an amount", "budgets set x", 2, "usd"},
+		{"budget of nothing", "budgets set x --usd 0", 2, "usd"},
+		{"budget that is no amount", "budgets set x --usd 1e3", 2, "usd"},
+		{"alert that is no number", "budgets set x --usd 1 --alert-at half", 2, "alert-at"},
+		{"unknown budget", "budgets get x", 1, "404"},
 		{"unknown workspace", "keys list -w other", 1, `no workspace "other"`},
 		{"not found", "requests get nope", 1, "404"},
 		{"bad setting", "up --admin-addr nonsense --check-config", 1, "admin-addr"},
@@ -308,6 +330,37 @@ func TestLimitFlagsAreSent(t *testing.T) {
 	} {
 		clear(a.bodies)
 		if o := run(t, url, "", append([]string{"limits"}, strings.Fields(tc.args)...)...); o.code != 0 {
+			t.Fatalf("%s: %+v", tc.args, o)
+		}
+		if last := a.asked[len(a.asked)-1]; last != tc.asked || a.bodies[tc.asked] != tc.body {
+			t.Errorf("%s: sent %s %s, want %s %s", tc.args, last, a.bodies[last], tc.asked, tc.body)
+		}
+	}
+}
+
+func TestBudgetFlagsAreSent(t *testing.T) {
+	a, url := newAPI(t)
+	for _, tc := range []struct{ args, asked, body string }{
+		{
+			"budgets set per-key --usd 10.00 --scope key --match-route openai --match-model gpt-4* --match-key key_1 --period week --timezone Asia/Tokyo --enforcement soft " +
+				"--alert-at 0.5,2 --on-store-failure closed", "PUT /v1/workspaces/ws_1/budgets/per-key",
+			`{"scope":"key","match":{"route":"openai","model":"gpt-4*","key":"key_1"},"usd":"10.00","period":"week","timezone":"Asia/Tokyo",` +
+				`"enforcement":"soft","alert_at":[0.5,2],"on_store_failure":"closed"}`,
+		},
+		{"budgets set per-key --usd 1", "PUT /v1/workspaces/ws_1/budgets/per-key", `{"usd":"1"}`},
+		{"budgets delete monthly", "DELETE /v1/workspaces/ws_1/budgets/monthly", ""},
+		{"workspaces settings ws_1", "GET /v1/workspaces/ws_1", ""},
+		{
+			"workspaces settings ws_1 --budget-exceeded-status 429 --unknown-outcome input --default-max-output-tokens 4096 --fit-max-output-tokens", "PATCH /v1/workspaces/ws_1",
+			`{"settings":{"budget_exceeded_status":429,"default_max_output_tokens":4096,"fit_max_output_tokens":true,"unknown_outcome":"input"}}`,
+		},
+		{
+			"workspaces settings ws_1 --default-max-output-tokens 0 --fit-max-output-tokens=false", "PATCH /v1/workspaces/ws_1",
+			`{"settings":{"default_max_output_tokens":null,"fit_max_output_tokens":false}}`,
+		},
+	} {
+		clear(a.bodies)
+		if o := run(t, url, "", strings.Fields(tc.args)...); o.code != 0 {
 			t.Fatalf("%s: %+v", tc.args, o)
 		}
 		if last := a.asked[len(a.asked)-1]; last != tc.asked || a.bodies[tc.asked] != tc.body {

@@ -34,7 +34,7 @@ var limitColumns = []column[adminclient.Limit]{
 	{"store fails", func(l adminclient.Limit) string { return l.OnStoreFailure }},
 }
 
-func matchText(m adminclient.LimitMatch) string {
+func matchText(m adminclient.Match) string {
 	var parts []string
 	for _, f := range []struct{ name, value string }{{"route", m.Route}, {"model", m.Model}, {"key", m.Key}} {
 		if f.value != "" {
@@ -53,7 +53,7 @@ func (a *app) limits() *cobra.Command {
 
 func (a *app) putLimit() *cobra.Command {
 	var l adminclient.PutLimit
-	var match adminclient.LimitMatch
+	var match adminclient.Match
 	var window, maxDelay time.Duration
 	cmd := a.command("put LIMIT", "Make or change a limit", 1, func(ctx context.Context, args []string) error {
 		switch {
@@ -72,7 +72,7 @@ func (a *app) putLimit() *cobra.Command {
 		if maxDelay > 0 {
 			l.MaxDelay = maxDelay.String()
 		}
-		if match != (adminclient.LimitMatch{}) {
+		if match != (adminclient.Match{}) {
 			l.Match = &match
 		}
 		c, ws, err := a.in(ctx)

@@ -10,7 +10,7 @@ import (
 	"github.com/rateguard/rateguard/deploy/adminclient"
 )
 
-// stored is a kind of thing that a workspace has many of, each under a name: routes, limits.
+// stored is a kind of thing that a workspace has many of, each under a name: routes, limits, budgets.
 type stored[T any] struct {
 	name    string
 	columns []column[T]

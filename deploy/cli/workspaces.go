@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -55,6 +56,7 @@ func (a *app) workspaces() *cobra.Command {
 				return c.RenameWorkspace(ctx, args[0], args[1])
 			})
 		}),
+		a.workspaceSettings(),
 		a.command("delete ID", "Delete a workspace", 1, func(ctx context.Context, args []string) error {
 			c, err := a.client()
 			if err != nil {
@@ -79,4 +81,64 @@ func (a *app) oneWorkspace(do func(*adminclient.Client) (adminclient.Workspace, 
 		return err
 	}
 	return one(a, w, workspaceColumns)
+}
+
+var settingColumns = []column[adminclient.Workspace]{
+	{"id", func(w adminclient.Workspace) string { return w.ID }},
+	{"budget exceeded", func(w adminclient.Workspace) string { return strconv.Itoa(w.Settings.BudgetExceededStatus) }},
+	{"unknown outcome", func(w adminclient.Workspace) string { return w.Settings.UnknownOutcome }},
+	{"max output tokens", func(w adminclient.Workspace) string {
+		if w.Settings.DefaultMaxOutputTokens == nil {
+			return "none"
+		}
+		return strconv.FormatInt(*w.Settings.DefaultMaxOutputTokens, 10)
+	}},
+	{"fit", func(w adminclient.Workspace) string { return strconv.FormatBool(w.Settings.FitMaxOutputTokens) }},
+}
+
+func (a *app) workspaceSettings() *cobra.Command {
+	var status int
+	var outcome string
+	var tokens int64
+	var fit bool
+	var cmd *cobra.Command
+	cmd = a.command("settings ID", "Show the settings of a workspace, and change those whose flags are given", 1, func(ctx context.Context, args []string) error {
+		given := map[string]any{}
+		for _, f := range []struct {
+			flag, name string
+			value      any
+		}{
+			{"budget-exceeded-status", "budget_exceeded_status", status},
+			{"unknown-outcome", "unknown_outcome", outcome},
+			{"default-max-output-tokens", "default_max_output_tokens", tokens},
+			{"fit-max-output-tokens", "fit_max_output_tokens", fit},
+		} {
+			if cmd.Flags().Changed(f.flag) {
+				given[f.name] = f.value
+			}
+		}
+		if tokens == 0 && cmd.Flags().Changed("default-max-output-tokens") {
+			given["default_max_output_tokens"] = nil
+		}
+		c, err := a.client()
+		if err != nil {
+			return err
+		}
+		var w adminclient.Workspace
+		if len(given) == 0 {
+			w, err = c.Workspace(ctx, args[0])
+		} else {
+			w, err = c.ChangeSettings(ctx, args[0], given)
+		}
+		if err != nil {
+			return err
+		}
+		return one(a, w, settingColumns)
+	})
+	f := cmd.Flags()
+	f.IntVar(&status, "budget-exceeded-status", 0, "status of a request that a budget refuses: 402, 429 or 400")
+	f.StringVar(&outcome, "unknown-outcome", "", "what a call costs whose outcome nobody knows: reserved, input or none")
+	f.Int64Var(&tokens, "default-max-output-tokens", 0, "the maximum of output tokens of requests that name none; 0: none")
+	f.BoolVar(&fit, "fit-max-output-tokens", false, "lower a request's maximum of output tokens to what a budget has left")
+	return cmd
 }

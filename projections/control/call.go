@@ -36,6 +36,8 @@ type answer struct {
 	body any
 	// version becomes the ETag; 0: none.
 	version int64
+	// live: the body holds more than the version says, and If-None-Match does not save it.
+	live bool
 	// location of what was created; empty: none.
 	location string
 }
@@ -45,7 +47,7 @@ func (a answer) write(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Cache-Control", "no-store")
 	if a.version != 0 {
 		h.Set("ETag", etag(a.version))
-		if r.Method == http.MethodGet && r.Header.Get("If-None-Match") == etag(a.version) {
+		if r.Method == http.MethodGet && !a.live && r.Header.Get("If-None-Match") == etag(a.version) {
 			w.WriteHeader(http.StatusNotModified)
 			return nil
 		}

@@ -108,7 +108,8 @@ func enqueue(ctx context.Context, tx pgx.Tx, row outboxRow) error {
 // nextPolicy takes the next version of the workspace's policy. The caller writes the rows, then calls publishPolicy.
 func (c *change) nextPolicy(ctx context.Context) (int64, error) {
 	c.ws.PolicyVersion++
-	_, err := c.tx.Exec(ctx, "UPDATE control.workspaces SET policy_version = $2 WHERE id = $1", c.ws.ID, c.ws.PolicyVersion)
+	c.ws.PeriodsFrom = c.now
+	_, err := c.tx.Exec(ctx, "UPDATE control.workspaces SET policy_version = $2, periods_from = $3 WHERE id = $1", c.ws.ID, c.ws.PolicyVersion, c.now)
 	if err != nil {
 		return 0, fmt.Errorf("raising the policy version: %w", err)
 	}

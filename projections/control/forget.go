@@ -48,7 +48,7 @@ func forgetWorkspace(ctx context.Context, tx pgx.Tx, ws string) error {
 			return err
 		}
 	}
-	for _, table := range []string{routes.table(), limits.table()} {
+	for _, table := range []string{routes.table(), limits.table(), budgets.table()} {
 		if _, err := tx.Exec(ctx, "DELETE FROM "+table+" WHERE workspace_id = $1", ws); err != nil {
 			return fmt.Errorf("deleting from %s: %w", table, err)
 		}

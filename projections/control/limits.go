@@ -14,28 +14,21 @@ const maxLimits = 100
 
 // rateLimit is one limit with its defaults filled in.
 type rateLimit struct {
-	ID             string     `json:"name"`
-	Scope          string     `json:"scope"`
-	Match          limitMatch `json:"match"`
-	Unit           string     `json:"unit"`
-	Algorithm      string     `json:"algorithm"`
-	Limit          int64      `json:"limit"`
-	Window         string     `json:"window"`
-	Burst          int64      `json:"burst,omitempty"`
-	Mode           string     `json:"mode"`
-	OnStoreFailure string     `json:"on_store_failure"`
-	MaxDelay       string     `json:"max_delay,omitempty"`
-	LeasePercent   int32      `json:"lease_percent,omitempty"`
+	ID             string `json:"name"`
+	Scope          string `json:"scope"`
+	Match          match  `json:"match"`
+	Unit           string `json:"unit"`
+	Algorithm      string `json:"algorithm"`
+	Limit          int64  `json:"limit"`
+	Window         string `json:"window"`
+	Burst          int64  `json:"burst,omitempty"`
+	Mode           string `json:"mode"`
+	OnStoreFailure string `json:"on_store_failure"`
+	MaxDelay       string `json:"max_delay,omitempty"`
+	LeasePercent   int32  `json:"lease_percent,omitempty"`
 	stamps
 
 	windowUS, maxDelayUS int64
-}
-
-// limitMatch says which calls a limit counts; an empty field matches all.
-type limitMatch struct {
-	Route string `json:"route,omitempty"`
-	Model string `json:"model,omitempty"`
-	Key   string `json:"key,omitempty"`
 }
 
 var limits = resource[rateLimit]{
@@ -79,14 +72,10 @@ func (l *rateLimit) show() {
 
 // document returns the limit as the policy holds it.
 func (l rateLimit) document() *rateguardv1.Limit {
-	d := &rateguardv1.Limit{
+	return &rateguardv1.Limit{
 		Id: l.ID, Scope: l.Scope, Unit: l.Unit, Algorithm: l.Algorithm, Limit: l.Limit, WindowUs: l.windowUS, Burst: l.Burst,
-		Mode: l.Mode, OnStoreFailure: l.OnStoreFailure, MaxDelayUs: l.maxDelayUS, LeasePercent: l.LeasePercent,
+		Mode: l.Mode, OnStoreFailure: l.OnStoreFailure, MaxDelayUs: l.maxDelayUS, LeasePercent: l.LeasePercent, Match: l.Match.document(),
 	}
-	if l.Match != (limitMatch{}) {
-		d.Match = &rateguardv1.Match{Route: l.Match.Route, Model: l.Match.Model, Key: l.Match.Key}
-	}
-	return d
 }
 
 // readLimit reads the body of a PUT.
@@ -132,19 +121,4 @@ func readLimit(o *object, id string) rateLimit {
 func readMicroseconds(o *object, name string, least, most time.Duration) int64 {
 	d, _ := o.duration(name, least, most)
 	return d.Microseconds()
-}
-
-func readMatch(o *object) limitMatch {
-	var m limitMatch
-	c, ok := o.child("match")
-	if !ok {
-		return m
-	}
-	if m.Route, ok = c.text("route", maxID); ok && !validID.MatchString(m.Route) {
-		c.fail("route", "%q is no route id", m.Route)
-	}
-	m.Model, _ = c.text("model", maxModelPattern)
-	m.Key, _ = c.text("key", maxName)
-	c.unknown()
-	return m
 }

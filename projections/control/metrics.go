@@ -14,6 +14,7 @@ type metrics struct {
 	leader      prometheus.Gauge
 	republished *prometheus.CounterVec
 	unknownKeys prometheus.Gauge
+	extended    prometheus.Counter
 }
 
 // newMetrics registers the metrics; reg may be nil.
@@ -44,9 +45,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		unknownKeys: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "rateguard_config_unknown_documents", Help: "Documents in the topics that PostgreSQL does not know: a restored or foreign database.",
 		}),
+		extended: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rateguard_control_periods_extended_total", Help: "Policies that were published again because the periods of their budgets came to their end.",
+		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.requests, m.seconds, m.published, m.failures, m.depth, m.leader, m.republished, m.unknownKeys)
+		reg.MustRegister(m.requests, m.seconds, m.published, m.failures, m.depth, m.leader, m.republished, m.unknownKeys, m.extended)
 	}
 	return m
 }

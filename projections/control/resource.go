@@ -14,7 +14,7 @@ import (
 )
 
 // resource is a kind of thing that a policy holds many of and that PUT makes under an id of the caller's choice: routes,
-// limits. What is the same for all kinds is here: lists, conditions, versions, the audit log, and that each change
+// limits, budgets. What is the same for all kinds is here: lists, conditions, versions, the audit log, and that each change
 // publishes the policy.
 type resource[T any] struct {
 	// name of one: in paths, problems and the audit log. The table is control.<name>s.
@@ -35,6 +35,12 @@ type resource[T any] struct {
 	read func(s *Server, ws, id string, o *object) (over func(old T) T)
 	// same reports whether two differ in nothing but their stamps.
 	same func(a, b T) bool
+	// allow refuses what the rest of the workspace does not allow; nil: nothing.
+	allow func(ch *change, v T) error
+	// number takes the version of the change that a thing is written with; nil: only its stamps have it.
+	number func(v *T, version int64)
+	// fill adds to things that are shown what the configuration does not know; nil: nothing.
+	fill func(ctx context.Context, s *Server, ws string, shown []T) error
 }
 
 // stamps say which change made a thing what it is.
@@ -54,10 +60,10 @@ func (s *stamps) values() []any { return []any{s.Version, s.CreatedAt, s.Updated
 
 func (s *stamps) inUTC() { s.CreatedAt, s.UpdatedAt = s.CreatedAt.UTC(), s.UpdatedAt.UTC() }
 
-// maxID is the largest length of the id of a route or limit.
+// maxID is the largest length of the id of a route, limit or budget.
 const maxID = 63
 
-// validID is what a route or limit may be called: it is a segment of a path.
+// validID is what a route, limit or budget may be called: it is a segment of a path.
 var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
 
 // endpoints returns the rows of the API that the kind has.
@@ -139,7 +145,13 @@ func (k resource[T]) list(ctx context.Context, s *Server, c *call) (answer, erro
 		id, _ := k.about(&v)
 		return id
 	}
-	return answer{status: http.StatusOK, body: newList(found, p, id)}, nil
+	shown := newList(found, p, id)
+	if k.fill != nil {
+		if err := k.fill(ctx, s, c.workspace(), shown.Data); err != nil {
+			return answer{}, storeError("listing", err)
+		}
+	}
+	return answer{status: http.StatusOK, body: shown}, nil
 }
 
 func (k resource[T]) get(ctx context.Context, s *Server, c *call) (answer, error) {
@@ -151,7 +163,16 @@ func (k resource[T]) get(ctx context.Context, s *Server, c *call) (answer, error
 		return answer{}, problem.Missing(k.name, c.vars[k.name])
 	}
 	_, stamps := k.about(&v)
-	return answer{status: http.StatusOK, body: v, version: stamps.Version}, nil
+	a := answer{status: http.StatusOK, version: stamps.Version, live: k.fill != nil}
+	if k.fill != nil {
+		shown := []T{v}
+		if err := k.fill(ctx, s, c.workspace(), shown); err != nil {
+			return answer{}, storeError("getting", err)
+		}
+		v = shown[0]
+	}
+	a.body = v
+	return a, nil
 }
 
 func (k resource[T]) put(ctx context.Context, s *Server, c *call) (answer, error) {
@@ -188,7 +209,13 @@ func (k resource[T]) put(ctx context.Context, s *Server, c *call) (answer, error
 				return nil
 			}
 			did.before = old
-		} else {
+		}
+		if k.allow != nil {
+			if err := k.allow(ch, result); err != nil {
+				return err
+			}
+		}
+		if !found {
 			a.status, a.location = http.StatusCreated, "/v1/workspaces/"+c.workspace()+"/"+k.name+"s/"+id
 			is.CreatedAt = ch.now
 			if err := k.roomIn(ctx, ch); err != nil {
@@ -224,6 +251,9 @@ func (k resource[T]) write(ctx context.Context, ch *change, v *T, did action) er
 	}
 	id, stamps := k.about(v)
 	stamps.Version, stamps.UpdatedAt = version, ch.now
+	if k.number != nil {
+		k.number(v, version)
+	}
 	if _, err = ch.tx.Exec(ctx, k.upsert(), append([]any{ch.ws.ID}, k.values(*v)...)...); err != nil {
 		return fmt.Errorf("writing a %s: %w", k.name, err)
 	}

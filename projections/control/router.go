@@ -55,7 +55,9 @@ func (s *Server) endpoints() []endpoint {
 		{http.MethodGet, ws + "/requests", "read:requests", s.listRequests},
 		{http.MethodGet, ws + "/requests/{request}", "read:requests", s.getRequest},
 		{http.MethodGet, ws + "/requests/{request}/explain", "read:requests", s.explainRequest},
-	}, routes.endpoints(s), limits.endpoints(s))
+
+		{http.MethodGet, ws + "/budgets/{budget}/balances", "read:budgets", s.listBalances},
+	}, routes.endpoints(s), limits.endpoints(s), budgets.endpoints(s))
 }
 
 // newHandler mounts the table. HEAD is GET without a body.

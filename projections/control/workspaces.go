@@ -19,12 +19,15 @@ const maxName = 200
 type workspace struct {
 	ID        string     `json:"id"`
 	Name      string     `json:"name"`
+	Settings  settings   `json:"settings"`
 	Version   int64      `json:"version"`
 	CreatedAt time.Time  `json:"created_at"`
 	UpdatedAt time.Time  `json:"updated_at"`
 	DeletedAt *time.Time `json:"-"`
 	// PolicyVersion counts the changes of everything below the workspace.
 	PolicyVersion int64 `json:"-"`
+	// PeriodsFrom is the instant around which the policy shows the periods of budgets: when its version was made.
+	PeriodsFrom time.Time `json:"-"`
 }
 
 // querier is the pool or a transaction.
@@ -33,12 +36,14 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-const workspaceColumns = "id, name, version, created_at, updated_at, deleted_at, policy_version"
+const workspaceColumns = "id, name, version, created_at, updated_at, deleted_at, policy_version, periods_from, " + settingColumns
 
 func scanWorkspace(row pgx.CollectableRow) (workspace, error) {
 	var w workspace
-	err := row.Scan(&w.ID, &w.Name, &w.Version, &w.CreatedAt, &w.UpdatedAt, &w.DeletedAt, &w.PolicyVersion)
-	w.CreatedAt, w.UpdatedAt = w.CreatedAt.UTC(), w.UpdatedAt.UTC()
+	err := row.Scan(append([]any{
+		&w.ID, &w.Name, &w.Version, &w.CreatedAt, &w.UpdatedAt, &w.DeletedAt, &w.PolicyVersion, &w.PeriodsFrom,
+	}, w.Settings.to()...)...)
+	w.CreatedAt, w.UpdatedAt, w.PeriodsFrom = w.CreatedAt.UTC(), w.UpdatedAt.UTC(), w.PeriodsFrom.UTC()
 	return w, err
 }
 
@@ -102,11 +107,11 @@ func (s *Server) createWorkspace(ctx context.Context, c *call) (answer, error) {
 		return answer{}, err
 	}
 	now := s.now()
-	w := workspace{ID: id, Name: name, Version: 1, PolicyVersion: 1, CreatedAt: now, UpdatedAt: now}
+	w := workspace{ID: id, Name: name, Settings: defaultSettings, Version: 1, PolicyVersion: 1, PeriodsFrom: now, CreatedAt: now, UpdatedAt: now}
 	ch := &change{server: s, ws: w, now: now}
 	err = s.transact(ctx, func(tx pgx.Tx) error {
 		ch.tx = tx
-		const insert = `INSERT INTO control.workspaces (id, name, policy_version, version, created_at, updated_at) VALUES ($1, $2, 1, 1, $3, $3)`
+		const insert = `INSERT INTO control.workspaces (id, name, policy_version, version, created_at, updated_at, periods_from) VALUES ($1, $2, 1, 1, $3, $3, $3)`
 		if _, err := tx.Exec(ctx, insert, w.ID, w.Name, now); err != nil {
 			return fmt.Errorf("inserting a workspace: %w", err)
 		}
@@ -131,6 +136,7 @@ func (s *Server) patchWorkspace(ctx context.Context, c *call) (answer, error) {
 	if o.null("name") {
 		o.fail("name", "must not be null")
 	}
+	over := readSettings(o)
 	if err := o.done(); err != nil {
 		return answer{}, err
 	}
@@ -142,27 +148,44 @@ func (s *Server) patchWorkspace(ctx context.Context, c *call) (answer, error) {
 	err = s.change(ctx, c.workspace(), func(ctx context.Context, ch *change) error {
 		before := ch.ws
 		after = before
-		if err := cond.check(before.Version); err != nil || !given || name == before.Name {
+		if err := cond.check(before.Version); err != nil {
 			return err
 		}
-		if after.Version, err = ch.nextPolicy(ctx); err != nil {
-			return err
+		if given {
+			after.Name = name
 		}
-		after.Name, after.UpdatedAt, after.PolicyVersion = name, ch.now, after.Version
-		const update = "UPDATE control.workspaces SET name = $2, version = $3, updated_at = $4 WHERE id = $1"
-		if _, err := ch.tx.Exec(ctx, update, after.ID, after.Name, after.Version, after.UpdatedAt); err != nil {
-			return fmt.Errorf("updating a workspace: %w", err)
+		after.Settings = over(before.Settings)
+		if sameView(before, after) {
+			return nil
 		}
-		ch.ws = after
-		if err := ch.publishPolicy(ctx); err != nil {
-			return err
-		}
-		return ch.record(ctx, action{actor: c.caller.actor(), name: "workspace.update", object: "workspaces/" + after.ID, before: before, after: after})
+		return ch.writeWorkspace(ctx, &after, action{actor: c.caller.actor(), name: "workspace.update", object: "workspaces/" + after.ID, before: before})
 	})
 	if err != nil {
 		return answer{}, err
 	}
 	return answer{status: http.StatusOK, body: after, version: after.Version}, nil
+}
+
+// writeWorkspace stores a workspace that is other than before, with the next version of its policy.
+func (c *change) writeWorkspace(ctx context.Context, w *workspace, did action) error {
+	if err := c.allowSettings(ctx, w.Settings); err != nil {
+		return err
+	}
+	version, err := c.nextPolicy(ctx)
+	if err != nil {
+		return err
+	}
+	w.Version, w.PolicyVersion, w.PeriodsFrom, w.UpdatedAt = version, version, c.ws.PeriodsFrom, c.now
+	const update = "UPDATE control.workspaces SET (name, version, updated_at, " + settingColumns + ") = ($2, $3, $4, $5, $6, $7, $8) WHERE id = $1"
+	if _, err := c.tx.Exec(ctx, update, append([]any{w.ID, w.Name, w.Version, w.UpdatedAt}, w.Settings.values()...)...); err != nil {
+		return fmt.Errorf("updating a workspace: %w", err)
+	}
+	c.ws = *w
+	if err := c.publishPolicy(ctx); err != nil {
+		return err
+	}
+	did.after = *w
+	return c.record(ctx, did)
 }
 
 // deleteWorkspace marks the policy deleted and revokes all keys. The rows stay: a tombstone that came before the

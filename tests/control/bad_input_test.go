@@ -14,14 +14,17 @@ func TestBadInput(t *testing.T) {
 	keyID, _ := s.key(ws, map[string]any{})
 	s.root().do("PUT", ws+"/routes/r", anyRoute).want(t, 201)
 	s.root().do("PUT", ws+"/limits/l", anyLimit).want(t, 201)
+	s.root().do("PUT", ws+"/budgets/b", anyBudget).want(t, 201)
 	state := func() string {
 		return s.root().do("GET", ws, nil).raw + s.root().do("GET", ws+"/keys", nil).raw + s.root().do("GET", ws+"/routes", nil).raw +
-			s.root().do("GET", ws+"/limits", nil).raw
+			s.root().do("GET", ws+"/limits", nil).raw + s.root().do("GET", ws+"/budgets", nil).raw
 	}
 	before := state()
 	long := strings.Repeat("x", 300)
 	route := func(more string) string { return `{"provider":"openai","base_url":"http://h"` + more + `}` }
 	limit := func(more string) string { return `{"limit":5,"window":"1m"` + more + `}` }
+	budget := func(more string) string { return `{"usd":"10"` + more + `}` }
+	settings := func(in string) string { return `{"settings":{` + in + `}}` }
 	base := func(u string) string { return fmt.Sprintf(`{"provider":"openai","base_url":%q}`, u) }
 	for _, c := range []struct {
 		name, method, path, body string
@@ -137,6 +140,44 @@ func TestBadInput(t *testing.T) {
 		{"limit named with a blank", "PUT", ws + "/limits/a%20b", limit(``), 400, "name"},
 		{"limits limit 0", "GET", ws + "/limits?limit=0", "", 400, "limit"},
 		{"PUT on the list of limits", "PUT", ws + "/limits", "{}", 405, ""},
+		{"no usd", "PUT", ws + "/budgets/b", `{}`, 400, "usd"},
+		{"null usd", "PUT", ws + "/budgets/b", `{"usd":null}`, 400, "usd"},
+		{"usd is a number", "PUT", ws + "/budgets/b", `{"usd":10}`, 400, "usd"},
+		{"ten decimals", "PUT", ws + "/budgets/b", `{"usd":"0.0000000001"}`, 400, "usd"},
+		{"usd with a sign", "PUT", ws + "/budgets/b", `{"usd":"+1"}`, 400, "usd"},
+		{"nothing to spend", "PUT", ws + "/budgets/b", `{"usd":"0"}`, 400, "usd"},
+		{"less than nothing", "PUT", ws + "/budgets/b", `{"usd":"-1"}`, 400, "usd"},
+		{"too much", "PUT", ws + "/budgets/b", `{"usd":"4000000.000000001"}`, 400, "usd"},
+		{"too much for an integer", "PUT", ws + "/budgets/b", `{"usd":"99999999999999999999"}`, 400, "usd"},
+		{"budget of endpoints", "PUT", ws + "/budgets/b", budget(`,"scope":"endpoint"`), 400, "scope"},
+		{"unknown period", "PUT", ws + "/budgets/b", budget(`,"period":"year"`), 400, "period"},
+		{"unknown zone", "PUT", ws + "/budgets/b", budget(`,"timezone":"Mars/Phobos"`), 400, "timezone"},
+		{"the machine's zone", "PUT", ws + "/budgets/b", budget(`,"timezone":"Local"`), 400, "timezone"},
+		{"unknown enforcement", "PUT", ws + "/budgets/b", budget(`,"enforcement":"firm"`), 400, "enforcement"},
+		{"hard and open", "PUT", ws + "/budgets/b", budget(`,"on_store_failure":"open"`), 400, "on_store_failure"},
+		{"alert_at is text", "PUT", ws + "/budgets/b", budget(`,"alert_at":"0.5"`), 400, "alert_at"},
+		{"alert_at is empty", "PUT", ws + "/budgets/b", budget(`,"alert_at":[]`), 400, "alert_at"},
+		{"alert_at holds null", "PUT", ws + "/budgets/b", budget(`,"alert_at":[null]`), 400, "alert_at"},
+		{"alert_at 0", "PUT", ws + "/budgets/b", budget(`,"alert_at":[0,1]`), 400, "alert_at"},
+		{"alert_at descends", "PUT", ws + "/budgets/b", budget(`,"alert_at":[1,0.5]`), 400, "alert_at"},
+		{"alert_at beyond all numbers", "PUT", ws + "/budgets/b", budget(`,"alert_at":[1e400]`), 400, "alert_at"},
+		{"unknown field of a budget's match", "PUT", ws + "/budgets/b", budget(`,"match":{"colour":"red"}`), 400, "match.colour"},
+		{"unknown field of a budget", "PUT", ws + "/budgets/b", budget(`,"generation":5`), 400, "generation"},
+		{"budget named with a blank", "PUT", ws + "/budgets/a%20b", budget(``), 400, "name"},
+		{"budgets limit 0", "GET", ws + "/budgets?limit=0", "", 400, "limit"},
+		{"balances of no budget", "GET", ws + "/budgets/c/balances", "", 404, ""},
+		{"balances limit 0", "GET", ws + "/budgets/b/balances?limit=0", "", 400, "limit"},
+		{"balances with another list's cursor", "GET", ws + "/budgets/b/balances?cursor=YWZ0ZXI6JQ", "", 400, "cursor"},
+		{"settings null", "PATCH", ws, `{"settings":null}`, 400, "settings"},
+		{"settings are a list", "PATCH", ws, `{"settings":[]}`, 400, "settings"},
+		{"unknown setting", "PATCH", ws, settings(`"colour":"red"`), 400, "settings.colour"},
+		{"another status", "PATCH", ws, settings(`"budget_exceeded_status":403`), 400, "settings.budget_exceeded_status"},
+		{"status is text", "PATCH", ws, settings(`"budget_exceeded_status":"402"`), 400, "settings.budget_exceeded_status"},
+		{"unknown outcome", "PATCH", ws, settings(`"unknown_outcome":"output"`), 400, "settings.unknown_outcome"},
+		{"no output tokens", "PATCH", ws, settings(`"default_max_output_tokens":0`), 400, "settings.default_max_output_tokens"},
+		{"too many output tokens", "PATCH", ws, settings(`"default_max_output_tokens":10000001`), 400, "settings.default_max_output_tokens"},
+		{"fit is a number", "PATCH", ws, settings(`"fit_max_output_tokens":1`), 400, "settings.fit_max_output_tokens"},
+		{"outcomes of a hard budget", "PATCH", ws, settings(`"unknown_outcome":"input"`), 409, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := s.root().do(c.method, c.path, c.body)
@@ -172,6 +213,10 @@ func TestEveryBadFieldIsNamed(t *testing.T) {
 			[]string{"unit", "limit", "burst", "window", "match.x", "scope", "max_delay", "zzz"},
 		},
 		{"/limits/l", `{}`, []string{"limit", "window"}},
+		{
+			"/budgets/b", `{"scope":"x","usd":"1.","period":1,"timezone":"x","enforcement":"x","alert_at":[2,1],"on_store_failure":"x","match":{"x":1},"zzz":1}`,
+			[]string{"period", "usd", "match.x", "scope", "timezone", "enforcement", "alert_at", "on_store_failure", "zzz"},
+		},
 	} {
 		if got := s.root().do("PUT", ws+c.path, c.body).want(t, 400).fields(); !slices.Equal(got, c.want) {
 			t.Errorf("PUT %s %s: got %v, want %v", c.path, c.body, got, c.want)

@@ -61,13 +61,13 @@ func TestListsArePagedToTheEnd(t *testing.T) {
 	for i := range 5 {
 		id, _ := s.key(ws, map[string]any{})
 		want["keys"] = append(want["keys"], id)
-		for kind, body := range map[string]any{"routes": anyRoute, "limits": anyLimit} {
+		for kind, body := range map[string]any{"routes": anyRoute, "limits": anyLimit, "budgets": anyBudget} {
 			name := fmt.Sprintf("%s-%d", kind, i)
 			s.root().do("PUT", ws+"/"+kind+"/"+name, body).want(t, 201)
 			want[kind] = append(want[kind], name)
 		}
 	}
-	for kind, field := range map[string]string{"keys": "id", "routes": "name", "limits": "name"} {
+	for kind, field := range map[string]string{"keys": "id", "routes": "name", "limits": "name", "budgets": "name"} {
 		var got []string
 		cursor := ""
 		for {
@@ -123,6 +123,7 @@ var kinds = []struct {
 }{
 	{"/routes/r", anyRoute, map[string]any{"provider": "http", "base_url": "http://upstream.test"}},
 	{"/limits/l", anyLimit, map[string]any{"limit": 6, "window": "1m"}},
+	{"/budgets/b", anyBudget, map[string]any{"usd": "11"}},
 }
 
 func TestAThingMadeAgainHasANewerVersion(t *testing.T) {
@@ -218,16 +219,18 @@ func TestLimitDefaultsAndIdenticalPut(t *testing.T) {
 	}
 }
 
-func TestAWorkspaceHasAHundredLimits(t *testing.T) {
+func TestAWorkspaceHasAHundredLimitsAndBudgets(t *testing.T) {
 	s := newAPI(t)
 	ws := s.workspace("a")
-	for i := range 100 {
-		s.root().do("PUT", fmt.Sprintf("%s/limits/l%d", ws, i), anyLimit).want(t, 201)
+	for kind, bodies := range map[string][2]any{"limits": {anyLimit, map[string]any{"limit": 6, "window": "1m"}}, "budgets": {anyBudget, map[string]any{"usd": "11"}}} {
+		for i := range 100 {
+			s.root().do("PUT", fmt.Sprintf("%s/%s/l%d", ws, kind, i), bodies[0]).want(t, 201)
+		}
+		s.root().do("PUT", ws+"/"+kind+"/more", bodies[0]).want(t, 409)
+		s.root().do("PUT", ws+"/"+kind+"/l7", bodies[1]).want(t, 200)
+		s.root().do("DELETE", ws+"/"+kind+"/l7", nil).want(t, 204)
+		s.root().do("PUT", ws+"/"+kind+"/more", bodies[0]).want(t, 201)
 	}
-	s.root().do("PUT", ws+"/limits/more", anyLimit).want(t, 409)
-	s.root().do("PUT", ws+"/limits/l7", map[string]any{"limit": 6, "window": "1m"}).want(t, 200)
-	s.root().do("DELETE", ws+"/limits/l7", nil).want(t, 204)
-	s.root().do("PUT", ws+"/limits/more", anyLimit).want(t, 201)
 }
 
 func TestPerRequestCostIsExact(t *testing.T) {

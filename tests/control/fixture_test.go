@@ -306,6 +306,8 @@ var anyRoute = map[string]any{"provider": "openai", "base_url": "http://upstream
 
 var anyLimit = map[string]any{"limit": 5, "window": "1m"}
 
+var anyBudget = map[string]any{"usd": "10.00"}
+
 // log follows topics and remembers every event of them.
 type log struct {
 	t      *testing.T

@@ -11,11 +11,12 @@ import (
 func TestAnotherTenantIsNotThere(t *testing.T) {
 	s := newAPI(t)
 	mine, theirs := s.workspace("mine"), s.workspace("theirs")
-	all := []string{"write:apis", "write:keys", "write:limits", "read:usage", "read:requests", "invoke"}
+	all := []string{"write:apis", "write:keys", "write:limits", "write:budgets", "read:usage", "read:requests", "invoke"}
 	_, secret := s.key(mine, map[string]any{"scopes": all})
 	theirKey, _ := s.key(theirs, map[string]any{})
 	s.root().do("PUT", theirs+"/routes/r", anyRoute).want(t, 201)
 	s.root().do("PUT", theirs+"/limits/l", anyLimit).want(t, 201)
+	s.root().do("PUT", theirs+"/budgets/b", anyBudget).want(t, 201)
 	me := s.with(secret)
 	for _, c := range [][2]string{
 		{"GET", theirs},
@@ -35,6 +36,11 @@ func TestAnotherTenantIsNotThere(t *testing.T) {
 		{"GET", theirs + "/limits/l"},
 		{"PUT", theirs + "/limits/l"},
 		{"DELETE", theirs + "/limits/l"},
+		{"GET", theirs + "/budgets"},
+		{"GET", theirs + "/budgets/b"},
+		{"GET", theirs + "/budgets/b/balances?limit=x"},
+		{"PUT", theirs + "/budgets/b"},
+		{"DELETE", theirs + "/budgets/b"},
 		{"GET", theirs + "/usage?from=x"},
 		{"GET", theirs + "/requests?limit=x"},
 		{"GET", theirs + "/requests/x"},
@@ -47,6 +53,9 @@ func TestAnotherTenantIsNotThere(t *testing.T) {
 		{"GET", mine + "/routes/r"},
 		{"GET", mine + "/limits/l"},
 		{"DELETE", mine + "/limits/l"},
+		{"GET", mine + "/budgets/b"},
+		{"GET", mine + "/budgets/b/balances"},
+		{"DELETE", mine + "/budgets/b"},
 	} {
 		if got := me.do(c[0], c[1], `{"broken`); got.status != 404 {
 			t.Errorf("%s %s: got %d, want 404: %s", c[0], c[1], got.status, got.raw)
@@ -86,6 +95,7 @@ func TestScopes(t *testing.T) {
 	keyID, _ := s.key(ws, map[string]any{})
 	s.root().do("PUT", ws+"/routes/r", anyRoute).want(t, 201)
 	s.root().do("PUT", ws+"/limits/l", anyLimit).want(t, 201)
+	s.root().do("PUT", ws+"/budgets/b", anyBudget).want(t, 201)
 	for _, c := range []struct {
 		name   string
 		scopes []string
@@ -107,6 +117,14 @@ func TestScopes(t *testing.T) {
 		{"read does not delete limits", []string{"read:limits"}, "DELETE", ws + "/limits/l", 403},
 		{"limits are written", []string{"write:limits"}, "PUT", ws + "/limits/l", 200},
 		{"write implies read of limits", []string{"write:limits"}, "GET", ws + "/limits/l", 200},
+		{"budgets are not limits", []string{"write:limits"}, "GET", ws + "/budgets/b", 403},
+		{"balances are not limits", []string{"write:limits"}, "GET", ws + "/budgets/b/balances", 403},
+		{"budgets are read", []string{"read:budgets"}, "GET", ws + "/budgets", 200},
+		{"balances are read", []string{"read:budgets"}, "GET", ws + "/budgets/b/balances", 200},
+		{"read does not write budgets", []string{"read:budgets"}, "PUT", ws + "/budgets/b", 403},
+		{"read does not delete budgets", []string{"read:budgets"}, "DELETE", ws + "/budgets/b", 403},
+		{"budgets are written", []string{"write:budgets"}, "PUT", ws + "/budgets/b", 200},
+		{"settings", []string{"write:budgets", "write:limits"}, "PATCH", ws, 403},
 		{"usage", []string{"read:keys"}, "GET", ws + "/usage", 403},
 		{"own workspace", []string{"read:usage"}, "GET", ws, 200},
 		{"rename", []string{"write:keys", "write:apis"}, "PATCH", ws, 403},
@@ -120,8 +138,11 @@ func TestScopes(t *testing.T) {
 		_, secret := s.key(ws, fields)
 		var body any
 		if c.want == 200 && c.method == "PUT" {
-			if body = anyRoute; strings.Contains(c.path, "/limits/") {
+			switch body = anyRoute; {
+			case strings.Contains(c.path, "/limits/"):
 				body = anyLimit
+			case strings.Contains(c.path, "/budgets/"):
+				body = anyBudget
 			}
 		}
 		if got := s.with(secret).do(c.method, c.path, body); got.status != c.want {

@@ -1,6 +1,7 @@
 // Package mirror keeps in Redis what proxies must know at once: the newest policies and which keys are revoked. It is
 // a second way beside Kafka and no source of truth: everything in it can be written again from PostgreSQL, and is when
-// Redis has lost it. It is a package of its own so that nothing of the API can wait for Redis.
+// Redis has lost it. It also reads the balances that proxies keep there. It is a package of its own so that no change of the API
+// can wait for Redis; only who reads a balance does, and for half a second.
 package mirror
 
 import (

@@ -115,7 +115,7 @@ func (w *world) start(o options) *process {
 	w.tb.Cleanup(p.kill)
 	cfg := rebuild.Config{
 		Spool: s, Kafka: w.kafka, Redis: store.Client(), Gate: p.gate, Log: log,
-		Budgets: &rebuild.Budgets{Balances: lua.NewBalances(store), Wants: lua.NewWants(store.Client()), Policies: w},
+		Budgets:   &rebuild.Budgets{Balances: lua.NewBalances(store), Wants: lua.NewWants(store.Client()), Policies: w},
 		Heartbeat: 20 * time.Millisecond, GoneAfter: 400 * time.Millisecond, ReapEvery: 20 * time.Millisecond,
 	}
 	if o.noSeals || o.noShip {
