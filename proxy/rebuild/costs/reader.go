@@ -131,7 +131,7 @@ func (r *Reader) Next(ctx context.Context) (*Batch, error) {
 		return nil, r.err
 	}
 	if b.Records == 0 {
-		end, err := r.end(ctx)
+		end, err := r.End(ctx)
 		b.CaughtUp = err == nil && r.view.Next >= end // an end that nobody tells is not reached
 	}
 	return b, nil
@@ -165,8 +165,8 @@ func (r *Reader) apply(fetches kgo.Fetches) (*Batch, error) {
 	return b, nil
 }
 
-// end returns the high watermark of the partition.
-func (r *Reader) end(ctx context.Context) (int64, error) {
+// End returns the high watermark of the partition: what stood in it at the call is before it.
+func (r *Reader) End(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
 	return listOffset(ctx, r.client, place{topics.Costs.Name, r.partition}, endOffset)

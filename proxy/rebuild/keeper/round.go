@@ -96,36 +96,36 @@ func (p *partition) append(topic topics.Topic, key string, e *rateguardv1.Event)
 // sealed reads on until the round is sealed by every producer that was there before it, and what was read includes all that they wrote before.
 func (p *partition) sealed(ctx context.Context, n uint64) error {
 	began, said := time.Now(), false
-	synced := false
 	for {
-		batch, err := p.next(ctx, false)
-		if err != nil {
-			return err
-		}
 		v := p.reader.View()
 		switch {
 		case v.Round.N > n || v.Round.N == n && v.Round.By != p.k.cfg.Spool.ProducerID():
 			return errSuperseded
-		case v.Round.N < n:
-			continue
-		}
-		missing := p.missing(v, n)
-		p.k.met.waiting.Set(float64(len(missing)))
-		if len(missing) > 0 {
-			synced = false
+		case v.Round.N == n:
+			missing := p.missing(v, n)
+			p.k.met.waiting.Set(float64(len(missing)))
+			if len(missing) == 0 {
+				return p.readOn(ctx)
+			}
 			if !said && time.Since(began) > sayAfter {
 				said = true
 				p.k.log.Warn("budgets stay closed until these producers seal, or are closed", slog.Int("partition", int(p.n)),
 					slog.Uint64("round", n), slog.Any("producers", missing))
 			}
-			continue
 		}
-		// A producer that counts as closed has its closings in the log since before its status: up to an end that is looked for after it.
-		if synced && batch.CaughtUp {
-			return nil
+		if _, err := p.next(ctx, false); err != nil {
+			return err
 		}
-		synced = true
 	}
+}
+
+// readOn reads what stands in the partition now: a producer that counts as closed has its closings there since before its status.
+func (p *partition) readOn(ctx context.Context) error {
+	end, err := p.reader.End(ctx)
+	for err == nil && p.reader.View().Next < end {
+		_, err = p.next(ctx, false)
+	}
+	return err
 }
 
 // missing returns the producers whose seal is still to come.
