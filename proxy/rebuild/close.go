@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/rateguard/rateguard/proxy/lua"
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/schemas/envelope"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
@@ -19,21 +20,31 @@ import (
 // closing is given up for now and tried again later.
 const maxRestarts = 100
 
+// closing is one producer that is to be closed.
+type closing struct {
+	status *rateguardv1.ProducerStatus
+	// dead: the producer can write no more, since we hold its folder.
+	dead bool
+	// complete: the log has all that it ever opened. Nothing was sent for what else Redis shows of it, which is released.
+	complete bool
+}
+
 // close ends everything the log shows open of a producer that is fenced. Each round reads to the end of
 // the log, appends what is missing and reads again whether it counted: a record that the producer got
-// into the log in between moves its mark, and our ProducerClosed is ignored by everybody. Dead says that the
-// producer can write no more, since we hold its folder.
-//
-// What Redis shows of the producer and the log does not is ended too, as it may have been sent. Complete says that the log has all that the producer
-// ever opened: nothing was sent for the rest then, and it is released.
-func (r *Rebuilder) close(ctx context.Context, status *rateguardv1.ProducerStatus, dead, complete bool) error {
+// into the log in between moves its mark, and our ProducerClosed is ignored by everybody. What Redis shows of it and the log does not is
+// ended too, as it may have been sent; of one that an operator declared lost, Redis is not asked.
+func (r *Rebuilder) close(ctx context.Context, c closing) error {
+	status := c.status
 	// What an attempt before this one appended and did not see through has to be in the log that is read now.
 	if err := r.cfg.Spool.FlushOwn(ctx); err != nil {
 		return fmt.Errorf("closing producer %s: %w", status.GetProducerId(), err)
 	}
-	held, err := r.held(ctx, status.GetProducerId())
-	if err != nil {
-		return err
+	var held map[string]map[string]lua.Entry
+	if !lost(status) {
+		var err error
+		if held, err = r.held(ctx, status.GetProducerId()); err != nil {
+			return err
+		}
 	}
 	sc, err := r.newScanner(status, held)
 	if err != nil {
@@ -45,18 +56,18 @@ func (r *Rebuilder) close(ctx context.Context, status *rateguardv1.ProducerStatu
 		if err := sc.toEnd(ctx); err != nil {
 			return err
 		}
-		if !complete {
+		if !c.complete {
 			sc.state.takeHeld()
 		}
-		records, err := r.closings(sc.state, dead)
-		if err == nil && len(records) == 0 && dead {
+		records, err := r.closings(sc.state, c.dead)
+		if err == nil && len(records) == 0 && c.dead {
 			records, err = r.leftovers(sc.state)
 		}
 		if err != nil {
 			return err
 		}
 		if len(records) == 0 {
-			if complete {
+			if c.complete {
 				if err := r.release(ctx, sc.state); err != nil {
 					return err
 				}

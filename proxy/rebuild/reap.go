@@ -28,11 +28,13 @@ func (r *Rebuilder) reap(ctx context.Context) {
 			clear(watches)
 			continue
 		}
-		gone, err := r.gone(ctx, r.candidates(), watches)
+		candidates := r.candidates()
+		gone, err := r.gone(ctx, candidates, watches)
 		if err != nil {
 			clear(watches)
 			continue
 		}
+		gone = append(gone, slices.DeleteFunc(candidates, func(s *rateguardv1.ProducerStatus) bool { return !lost(s) || slices.Contains(gone, s) })...)
 		for _, status := range gone {
 			if err := r.reapOne(ctx, status); err != nil && ctx.Err() == nil {
 				r.met.failures.Inc()
@@ -48,8 +50,11 @@ func (r *Rebuilder) reapOne(ctx context.Context, status *rateguardv1.ProducerSta
 	if err := r.redis.Fence(ctx, status.GetProducerId(), r.cfg.Spool.ProducerID()); err != nil {
 		return err
 	}
-	return r.close(ctx, status, false, false)
+	return r.close(ctx, closing{status: status})
 }
+
+// lost reports whether an operator has declared a producer lost.
+func lost(s *rateguardv1.ProducerStatus) bool { return s.GetDeclaredLostAtUnixUs() != 0 }
 
 // gone returns the candidates whose heartbeat did not change for the whole time. An error means that Redis does
 // not answer, which says nothing about anybody.

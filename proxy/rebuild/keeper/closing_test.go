@@ -5,6 +5,7 @@ import (
 	"maps"
 	"testing"
 
+	"github.com/rateguard/rateguard/proxy/epoch"
 	"github.com/rateguard/rateguard/proxy/lua"
 )
 
@@ -84,4 +85,31 @@ func TestAZombieComesBack(t *testing.T) {
 	w.start(options{dir: zombie.dir, noKeeper: true})
 	w.await("ws_1", state{entries: "0", posted: 110, confirmed: 110})
 	wantLedger(t, w, map[string]int64{known.id: 100, unknown.id: 10})
+}
+
+// Schedule (12), and a disk that is lost together with Redis: nobody can know what the process had granted, and budgets stay closed until an operator says
+// that it is lost. What the log shows of it costs its bound.
+func TestBudgetsStayClosedUntilALostProducerIsDeclared(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	p := w.start(options{})
+	lost := w.start(options{noKeeper: true, noSeals: true})
+	<-lost.Announced()
+	open := lost.reserve("ws_1", 300)
+	lost.flush()
+	lost.kill()
+	w.wipe()
+	if _, err := p.admit("ws_1", 1); !errors.Is(err, epoch.ErrNotInstalled) {
+		t.Fatalf("opened although a producer is missing: %v", err)
+	}
+	if p.rebuild.Roster().Closed(lost.ProducerID()) {
+		t.Fatal("closed although Redis has lost what it held")
+	}
+	w.declareLost(p, lost.ProducerID())
+	p.awaitClosed(lost.ProducerID())
+	if _, err := p.admit("ws_1", 701); !errors.Is(err, errDenied) {
+		t.Errorf("more than is left: %v", err)
+	}
+	p.reserve("ws_1", 700)
+	wantLedger(t, w, map[string]int64{open.id: 300})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/rateguard/rateguard/proxy/call"
 	"github.com/rateguard/rateguard/proxy/epoch"
@@ -328,6 +330,23 @@ func (p *process) awaitClosed(id string) {
 		}
 		<-tick.C
 	}
+}
+
+// declareLost writes what an operator's word becomes: the producer's status, as the roster of p has it, marked as lost.
+func (w *world) declareLost(p *process, id string) {
+	w.tb.Helper()
+	i := slices.IndexFunc(p.rebuild.Roster().Open(), func(s *rateguardv1.ProducerStatus) bool { return s.GetProducerId() == id })
+	if i < 0 {
+		w.tb.Fatalf("%s is not open", id)
+	}
+	status := proto.CloneOf(p.rebuild.Roster().Open()[i])
+	status.DeclaredLostAtUnixUs = time.Now().UnixMicro()
+	value, err := envelope.Encode(&rateguardv1.Event{Id: "lost", Body: &rateguardv1.Event_ProducerStatus{ProducerStatus: status}})
+	must(w.tb, err)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Seeds()...))
+	must(w.tb, err)
+	defer cl.Close()
+	must(w.tb, cl.ProduceSync(context.Background(), &kgo.Record{Topic: topics.Producers.Name, Key: []byte(id), Value: value}).FirstErr())
 }
 
 // state is what Redis has of a workspace.
