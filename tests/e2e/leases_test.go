@@ -20,8 +20,9 @@ import (
 
 // process is a real proxy process.
 type process struct {
-	url, ops string
-	cmd      *exec.Cmd
+	url, ops     string
+	program, dir string
+	cmd          *exec.Cmd
 }
 
 func freePort(t *testing.T) string {
@@ -41,23 +42,8 @@ func startProcesses(t *testing.T, s *harness.System, tenant *harness.Tenant, n i
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "github.com/rateguard/rateguard/proxy/cmd/rateguard-proxy").CombinedOutput(); err != nil {
 		t.Fatalf("building the proxy: %v\n%s", err, out)
 	}
-	cfg := s.Config()
 	for range n {
-		p := process{url: freePort(t), ops: freePort(t)}
-		p.cmd = exec.Command(program)
-		p.cmd.Env = append(p.cmd.Environ(),
-			"RATEGUARD_PROXY_ADDR="+p.url, "RATEGUARD_OPS_ADDR="+p.ops, "RATEGUARD_DATA_DIR="+t.TempDir(),
-			"RATEGUARD_KAFKA_BROKERS="+cfg.Kafka.Brokers, "RATEGUARD_REDIS_URL="+cfg.RedisURL, "RATEGUARD_SECRET_KEY="+cfg.SecretKey)
-		p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		if err := p.cmd.Start(); err != nil {
-			t.Fatalf("starting a proxy: %v", err)
-		}
-		t.Cleanup(func() {
-			_ = p.cmd.Process.Kill()
-			_ = p.cmd.Wait()
-		})
-		p.url, p.ops = "http://"+p.url, "http://"+p.ops
-		all = append(all, p)
+		all = append(all, process{program: program, dir: t.TempDir()}.start(t, s))
 	}
 	for _, p := range all {
 		harness.Eventually(t, time.Minute, func() error {
@@ -69,6 +55,27 @@ func startProcesses(t *testing.T, s *harness.System, tenant *harness.Tenant, n i
 		})
 	}
 	return all
+}
+
+// start starts the process on its folder, at addresses of its own.
+func (p process) start(t *testing.T, s *harness.System) process {
+	t.Helper()
+	cfg := s.Config()
+	p.url, p.ops = freePort(t), freePort(t)
+	p.cmd = exec.Command(p.program)
+	p.cmd.Env = append(p.cmd.Environ(),
+		"RATEGUARD_PROXY_ADDR="+p.url, "RATEGUARD_OPS_ADDR="+p.ops, "RATEGUARD_DATA_DIR="+p.dir,
+		"RATEGUARD_KAFKA_BROKERS="+cfg.Kafka.Brokers, "RATEGUARD_REDIS_URL="+cfg.RedisURL, "RATEGUARD_SECRET_KEY="+cfg.SecretKey)
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("starting a proxy: %v", err)
+	}
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+	})
+	p.url, p.ops = "http://"+p.url, "http://"+p.ops
+	return p
 }
 
 func get(t *testing.T, url, key string) (status int, err error) {
