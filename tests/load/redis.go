@@ -101,7 +101,7 @@ func (b bare) Eval(ctx context.Context, script *lua.Script, keys []string, args 
 func (m *redisMeter) bareScript(rate float64, s settings) (ran int64, err error) {
 	admissions := lua.NewAdmissions(bare{m.client}, prometheus.NewRegistry())
 	var takes []lua.Take
-	for i, l := range limits(strict) {
+	for i, l := range limits(workspaces[1]) {
 		scale, err := limit.NewScale(l.GetLimit(), l.GetWindowUs(), l.GetBurst())
 		if err != nil {
 			return 0, fmt.Errorf("scaling a limit: %w", err)

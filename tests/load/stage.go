@@ -37,25 +37,54 @@ const (
 	streamed    = `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Say what a ledger is, in one sentence."}],"max_tokens":64,"stream":true,"stream_options":{"include_usage":true}}`
 )
 
-// The workspaces of the proxy role, by what limits them.
-const (
-	plain  = "plain"
-	strict = limit.ModeStrict
-	leased = limit.ModeLeased
-)
+// workspace is one of the proxy role's, by what its requests are held to.
+type workspace struct {
+	id, name string
+	// mode is that of its three limits, empty: it has none. budgets says that it has two hard budgets.
+	mode    string
+	budgets bool
+}
+
+// workspaces are measured in this order.
+var workspaces = []workspace{
+	{"plain", "proxy role", "", false},
+	{"strict", "proxy role, 3 strict limits", limit.ModeStrict, false},
+	{"leased", "proxy role, 3 leased limits", limit.ModeLeased, false},
+	{"strict-budgets", "  and 2 hard budgets, strict", limit.ModeStrict, true},
+	{"leased-budgets", "  and 2 hard budgets, leased", limit.ModeLeased, true},
+}
 
 // key is the API key of a workspace.
 func key(workspace string) string { return "rg_load" + fmt.Sprintf("%028x", workspace) }
 
 // limits are three that bind nobody here: what they cost is what is measured.
-func limits(workspace string) (all []*rateguardv1.Limit) {
-	if workspace == plain {
+func limits(w workspace) (all []*rateguardv1.Limit) {
+	if w.mode == "" {
 		return nil
 	}
 	for _, scope := range []string{limit.ScopeWorkspace, limit.ScopeKey, limit.ScopeModel} {
-		all = append(all, limit.WithDefaults(&rateguardv1.Limit{Id: "per-" + scope, Scope: scope, Limit: 6_000_000, WindowUs: 60e6, Burst: 100_000, Mode: workspace}))
+		all = append(all, limit.WithDefaults(&rateguardv1.Limit{Id: "per-" + scope, Scope: scope, Limit: 6_000_000, WindowUs: 60e6, Burst: 100_000, Mode: w.mode}))
 	}
 	return all
+}
+
+// budgets are two that are never spent here.
+func budgets(w workspace) []*rateguardv1.Budget {
+	if !w.budgets {
+		return nil
+	}
+	day := time.Now().UTC().Truncate(24 * time.Hour)
+	month := time.Date(day.Year(), day.Month(), 1, 0, 0, 0, 0, time.UTC)
+	return []*rateguardv1.Budget{
+		{
+			Id: "monthly", Generation: 1, Scope: "workspace", LimitNanoUsd: 1_000_000e9, Period: "month", Timezone: "UTC", Enforcement: "hard", OnStoreFailure: "closed",
+			BoundariesUnixUs: []int64{month.UnixMicro(), month.AddDate(0, 1, 0).UnixMicro(), month.AddDate(0, 2, 0).UnixMicro()},
+		},
+		{
+			Id: "daily", Generation: 1, Scope: "key", LimitNanoUsd: 1_000_000e9, Period: "day", Timezone: "UTC", Enforcement: "hard", OnStoreFailure: "closed",
+			BoundariesUnixUs: []int64{day.UnixMicro(), day.AddDate(0, 0, 1).UnixMicro(), day.AddDate(0, 0, 2).UnixMicro()},
+		},
+	}
 }
 
 // target is one thing under load.
@@ -159,10 +188,13 @@ func (s *stage) startProxy(ctx context.Context) error {
 		return err
 	}
 	s.closers = append(s.closers, meter.close)
-	s.targets = append(s.targets,
-		target{name: "proxy role", address: address, key: key(plain), process: p},
-		target{name: "proxy role, 3 strict limits", address: address, key: key(strict), process: p, store: meter},
-		target{name: "proxy role, 3 leased limits", address: address, key: key(leased), process: p, store: meter})
+	for _, w := range workspaces {
+		t := target{name: w.name, address: address, key: key(w.id), process: p}
+		if w.mode != "" {
+			t.store = meter
+		}
+		s.targets = append(s.targets, t)
+	}
 	return answers(ctx, address)
 }
 
@@ -230,13 +262,14 @@ func publish(ctx context.Context, brokers, upstream string) error {
 		event          *rateguardv1.Event
 	}
 	var records []record
-	for _, workspace := range []string{plain, strict, leased} {
+	for _, w := range workspaces {
+		workspace := w.id
 		sum := sha256.Sum256([]byte(key(workspace)))
 		sealed := secret.Seal(sealing, workspace, "openai", []byte(upstreamKey))
 		records = append(records, record{topics.Keys, workspace, "key_" + workspace, &rateguardv1.Event{Body: &rateguardv1.Event_KeyRecord{KeyRecord: &rateguardv1.KeyRecord{
 			KeyId: "key_" + workspace, WorkspaceId: workspace, Name: "load", Sha256: sum[:], Version: 1,
 		}}}}, record{topics.Policies, workspace, workspace, &rateguardv1.Event{Body: &rateguardv1.Event_WorkspacePolicy{WorkspacePolicy: &rateguardv1.WorkspacePolicy{
-			WorkspaceId: workspace, Name: "load", Version: 1, Limits: limits(workspace),
+			WorkspaceId: workspace, Name: "load", Version: 1, Limits: limits(w), Budgets: budgets(w),
 			Routes: []*rateguardv1.Route{{Id: "openai", Provider: "openai", BaseUrl: upstream, CredentialSealed: sealed, TimeoutUs: 30e6, IdleTimeoutUs: 30e6}},
 		}}}})
 	}
