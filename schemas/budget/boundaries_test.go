@@ -71,7 +71,7 @@ func walk(period string, z *time.Location, from, to time.Time) []time.Time {
 }
 
 // lengths are longer than a period, and half as long as a walk goes back and forth.
-var lengths = map[string]time.Duration{budget.Hour: 4 * time.Hour, budget.Day: 38 * time.Hour, budget.Week: 10 * 24 * time.Hour, budget.Month: 35 * 24 * time.Hour}
+var lengths = map[string]time.Duration{budget.Hour: 9 * time.Hour, budget.Day: 38 * time.Hour, budget.Week: 10 * 24 * time.Hour, budget.Month: 35 * 24 * time.Hour}
 
 type failer interface {
 	Helper()
@@ -141,6 +141,22 @@ func TestPeriodsAroundEveryChangeOfTheClocks(t *testing.T) {
 	}
 	if total < 300 {
 		t.Errorf("only %d changes were found", total)
+	}
+}
+
+// TestTheEndsOfLeapYears looks at days of which Go's time.Time.ZoneBounds says that they are not in any zone's year.
+func TestTheEndsOfLeapYears(t *testing.T) {
+	t.Parallel()
+	for _, name := range walked {
+		z := zone(t, name)
+		for year := 2020; year <= 2096; year += 4 {
+			last := time.Date(year, 12, 31, 12, 0, 0, 0, time.UTC)
+			check(t, budget.Hour, z, last, last.Add(-13*time.Hour), last.Add(13*time.Hour))
+			check(t, budget.Day, z, last, last.Add(-24*time.Hour), last.Add(13*time.Hour))
+		}
+		last := time.Date(2028, 12, 31, 12, 0, 0, 0, time.UTC)
+		check(t, budget.Week, z, last)
+		check(t, budget.Month, z, last)
 	}
 }
 
