@@ -33,19 +33,29 @@ func Boundaries(period string, zone *time.Location, from time.Time, n int) []tim
 // span is a time during which a zone's clocks do not change; seconds since 1970, end excluded.
 type span struct{ start, end, offset int64 }
 
-// spanAt returns the span that holds an instant. Where the zone knows no change before or after, the span ends there far away.
+// maxSpan is the length of a span in seconds. Clocks were never changed and changed back within it.
+const maxSpan = 6 * secondsAnHour
+
+// spanAt returns the span that starts at an instant: up to the next change of the clocks, at most maxSpan. Time.ZoneBounds is not asked: on
+// the last day of a leap year Go 1.26 takes the zones' rules for those of a year of 365 days, and bounds that end before the instant.
 func spanAt(zone *time.Location, unix int64) span {
-	at := time.Unix(unix, 0).In(zone)
-	_, offset := at.Zone()
-	s := span{start: -1 << 60, end: 1 << 60, offset: int64(offset)}
-	start, end := at.ZoneBounds()
-	if !start.IsZero() {
-		s.start = start.Unix()
+	s := span{start: unix, end: unix + maxSpan, offset: offsetAt(zone, unix)}
+	if offsetAt(zone, s.end) == s.offset {
+		return s
 	}
-	if !end.IsZero() {
-		s.end = end.Unix()
+	for same := unix; s.end-same > 1; {
+		if mid := same + (s.end-same)/2; offsetAt(zone, mid) == s.offset {
+			same = mid
+		} else {
+			s.end = mid
+		}
 	}
 	return s
+}
+
+func offsetAt(zone *time.Location, unix int64) int64 {
+	_, offset := time.Unix(unix, 0).In(zone).Zone()
+	return int64(offset)
 }
 
 // firstShowing returns the first instant at which the clocks show the wall time or a later one; wall is what UTC's clocks would
@@ -95,9 +105,8 @@ func hours(zone *time.Location, from time.Time, n int) []time.Time {
 	// The hour that holds from starts less than two hours before it, as no change of the clocks skips the marks on both sides.
 	now := from.Unix()
 	var out []time.Time
-	before := now - 2*secondsAnHour
-	for s := spanAt(zone, before); len(out) <= n; s = spanAt(zone, s.end) {
-		for at := firstHour(zone, s, before); at < s.end && len(out) <= n; at += secondsAnHour - floorMod(at+s.offset, secondsAnHour) {
+	for s := spanAt(zone, now-2*secondsAnHour); len(out) <= n; s = spanAt(zone, s.end) {
+		for at := firstHour(zone, s); at < s.end && len(out) <= n; at += secondsAnHour - floorMod(at+s.offset, secondsAnHour) {
 			if at <= now {
 				out = out[:0]
 			}
@@ -107,16 +116,13 @@ func hours(zone *time.Location, from time.Time, n int) []time.Time {
 	return out[:n]
 }
 
-// firstHour returns the first start of an hour in the span, at or after an instant. It may lie behind the span's end.
-func firstHour(zone *time.Location, s span, least int64) int64 {
-	if s.start >= least {
-		was := spanAt(zone, s.start-1).offset
-		// Is there a full hour among the times that the clocks skip at the start?
-		if ceilHour(s.start+was) <= s.start+s.offset {
-			return s.start
-		}
+// firstHour returns the first start of an hour in the span. It may lie behind the span's end.
+func firstHour(zone *time.Location, s span) int64 {
+	// Is there a full hour among the times that the clocks skip at the start? The start itself is one of them.
+	if ceilHour(s.start+offsetAt(zone, s.start-1)) <= s.start+s.offset {
+		return s.start
 	}
-	return ceilHour(max(s.start, least)+s.offset) - s.offset
+	return ceilHour(s.start+s.offset) - s.offset
 }
 
 func ceilHour(wall int64) int64 { return wall + floorMod(-wall, secondsAnHour) }
