@@ -178,20 +178,28 @@ type Cut struct {
 	Posted map[string]int64
 }
 
+// forgotten says that the log no longer knows a balance.
+const forgotten = "-"
+
 // Step is how the log went on from one offset to another one.
 type Step struct {
 	Cut
 	// From is the offset behind which Ended has every reservation that ended.
 	From  int64
 	Ended []string
+	// Forgotten are balances of periods that are long over: they leave Redis with their last reservation.
+	Forgotten []string
 }
 
 // Reconcile applies a step. Where it does not, the hash stands at another offset, or belongs to another epoch.
 func (b *Balances) Reconcile(ctx context.Context, s *Step) (applied bool, at int64, epoch uint64, err error) {
 	reply, err := b.store.Eval(ctx, b.reconcile, []string{keyspace.State(s.Workspace)}, func(Times) []any {
-		args := append(make([]any, 0, 4+2*len(s.Posted)+len(s.Ended)), s.Epoch, s.From, s.To, len(s.Posted))
+		args := append(make([]any, 0, 4+2*len(s.Posted)+2*len(s.Forgotten)+len(s.Ended)), s.Epoch, s.From, s.To, len(s.Posted)+len(s.Forgotten))
 		for field, nano := range s.Posted {
 			args = append(args, field, nano)
+		}
+		for _, field := range s.Forgotten {
+			args = append(args, field, forgotten)
 		}
 		for _, id := range s.Ended {
 			args = append(args, id)

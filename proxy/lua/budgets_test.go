@@ -340,3 +340,43 @@ func TestBudgetsFollowTheLog(t *testing.T) {
 	}
 	t.Logf("FIGURE %d granted in %d epochs", granted, epoch)
 }
+
+// A balance of a period that the log has forgotten leaves Redis once nothing of it is reserved; and however many ended at once, each counts once.
+func TestForgottenBalancesLeave(t *testing.T) {
+	t.Parallel()
+	a, b, r := installed(t)
+	for i := range 2500 {
+		if d, err := a.Admit(t.Context(), reserve(strconv.Itoa(i), hold("old", usd, 10), hold("new", usd, 10))); err != nil || !d.Admitted {
+			t.Fatalf("%v %v", d, err)
+		}
+	}
+	old, fresh := keyspace.BudgetPeriod{Budget: "old", Generation: 1}.Field(), keyspace.BudgetPeriod{Budget: "new", Generation: 1}.Field()
+	ended := make([]string, 0, 5000)
+	for i := range 2499 {
+		ended = append(ended, strconv.Itoa(i), strconv.Itoa(i))
+	}
+	step := func(from, to int64, ended []string, posted int64) {
+		t.Helper()
+		applied, _, _, err := b.Reconcile(t.Context(), &lua.Step{
+			Cut: lua.Cut{Workspace: "ws", Epoch: 1, To: to, Posted: map[string]int64{fresh: posted}}, From: from, Ended: ended, Forgotten: []string{old},
+		})
+		if err != nil || !applied {
+			t.Fatalf("step to %d: %t %v", to, applied, err)
+		}
+	}
+	state := func() map[string]string {
+		all, err := r.Client().HGetAll(t.Context(), keyspace.State("ws")).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	step(0, 5, ended, 7)
+	if s := state(); s[old] != "0 10 0" || s[fresh] != "7 10 7" || s["n"] != "1" {
+		t.Errorf("one is open: %q, %q, %s entries", s[old], s[fresh], s["n"])
+	}
+	step(5, 6, []string{"2499"}, 8)
+	if s := state(); s[old] != "" || s[fresh] != "8 0 8" || s["n"] != "0" {
+		t.Errorf("none is open: %q, %q, %s entries", s[old], s[fresh], s["n"])
+	}
+}

@@ -2,35 +2,89 @@
 -- KEYS[1]  state of the workspace, see budgets.lua
 -- ARGV[1]  the epoch that is meant
 -- ARGV[2]  the offset behind which the caller has seen every end, ARGV[3] the one up to which it has
--- ARGV[4]  number of balances; for each its field, and what the log shows as posted up to there
--- ARGV[…]  the ids of the reservations that ended between the two
+-- ARGV[4]  number of balances; for each its field, and what the log shows as posted up to there; "-" for one whose period the log has forgotten
+-- ARGV[…]  the ids of the reservations that ended between the two, some perhaps more than once
 -- returns  {1, now} applied, {0, now, at, epoch} not: another epoch, or the hash stands before the first offset, or behind the second
 -- invariant: posted = confirmed + the costs of the settled entries, reserved = the amounts of the open ones, whatever is repeated or comes late.
+local CHUNK = 1000
+local key = KEYS[1]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'at')
-local at = tonumber(state[2] or -1)
-if state[1] ~= ARGV[1] or at < tonumber(ARGV[2]) or at >= tonumber(ARGV[3]) then
-  return { 0, now, at, tonumber(state[1] or 0) }
+local state = redis.call('HMGET', key, 'epoch', 'at')
+local stands = tonumber(state[2] or -1)
+if state[1] ~= ARGV[1] or stands < tonumber(ARGV[2]) or stands >= tonumber(ARGV[3]) then
+  return { 0, now, stands, tonumber(state[1] or 0) }
 end
+
+-- Each balance is read and written once, however many reservations of it ended.
+local balances, forgotten = {}, {}
+local function of(field)
+  local b = balances[field]
+  if not b then
+    b = {}
+    b.posted, b.reserved, b.confirmed = balance(redis.call('HGET', key, field) or nil)
+    balances[field] = b
+  end
+  return b
+end
+
 local a, count = 4, tonumber(ARGV[4])
 for _ = 1, count do
-  local field, shown = ARGV[a + 1], tonumber(ARGV[a + 2])
-  local posted, reserved, confirmed = balance(redis.call('HGET', KEYS[1], field) or nil)
-  redis.call('HSET', KEYS[1], field, balanceText(posted + shown - confirmed, reserved, shown))
+  local b, shown = of(ARGV[a + 1]), ARGV[a + 2]
+  if shown == '-' then
+    forgotten[#forgotten + 1] = ARGV[a + 1]
+  else
+    b.posted, b.confirmed = b.posted + tonumber(shown) - b.confirmed, tonumber(shown)
+  end
   a = a + 2
 end
-for i = a + 1, #ARGV do
-  local v = redis.call('HGET', KEYS[1], 'e' .. ARGV[i])
-  if v then
-    local kind, cost, _, pairs = reservation(v)
-    if kind == 'o' then
-      move(KEYS[1], pairs, 0, -1)
-    else
-      move(KEYS[1], pairs, -cost, 0) -- it is in confirmed now
+local seen, gone = {}, 0
+for first = a + 1, #ARGV, CHUNK do
+  local ids = {}
+  for i = first, math.min(first + CHUNK - 1, #ARGV) do
+    if not seen[ARGV[i]] then
+      seen[ARGV[i]], ids[#ids + 1] = true, 'e' .. ARGV[i]
     end
-    drop(KEYS[1], ARGV[i])
+  end
+  local there, entries = {}, #ids > 0 and redis.call('HMGET', key, unpack(ids)) or {}
+  for i = 1, #ids do
+    if entries[i] then
+      there[#there + 1] = ids[i]
+      local kind, cost, _, pairs = reservation(entries[i])
+      for j = 1, #pairs do
+        local b = of(pairs[j][1])
+        if kind == 'o' then
+          b.reserved = b.reserved - pairs[j][2]
+        else
+          b.posted = b.posted - cost -- it is in confirmed now
+        end
+      end
+    end
+  end
+  if #there > 0 then
+    redis.call('HDEL', key, unpack(there))
+    gone = gone + #there
   end
 end
-redis.call('HSET', KEYS[1], 'at', ARGV[3])
+for i = 1, #forgotten do
+  local b = balances[forgotten[i]]
+  if b.reserved == 0 and b.posted == b.confirmed then
+    redis.call('HDEL', key, forgotten[i])
+    balances[forgotten[i]] = nil
+  end
+end
+local set = { 'at', ARGV[3] }
+for field, b in pairs(balances) do
+  set[#set + 1], set[#set + 2] = field, balanceText(b.posted, b.reserved, b.confirmed)
+  if #set >= CHUNK then
+    redis.call('HSET', key, unpack(set))
+    set = {}
+  end
+end
+if #set > 0 then
+  redis.call('HSET', key, unpack(set))
+end
+if gone > 0 then
+  redis.call('HINCRBY', key, 'n', -gone)
+end
 return { 1, now }

@@ -243,8 +243,14 @@ func (p *partition) step(ctx context.Context, s *costs.Step, at *standing) error
 			}
 		}
 	}
+	var forgotten []string
+	for field := range at.posted {
+		if _, known := posted[field]; !known {
+			forgotten = append(forgotten, field)
+		}
+	}
 	applied, offset, epoch, err := p.k.cfg.Redis.Balances.Reconcile(ctx, &lua.Step{
-		Cut: lua.Cut{Workspace: s.Workspace, Epoch: at.Epoch, To: s.To, Posted: changed}, From: s.From, Ended: s.Ended,
+		Cut: lua.Cut{Workspace: s.Workspace, Epoch: at.Epoch, To: s.To, Posted: changed}, From: s.From, Ended: s.Ended, Forgotten: forgotten,
 	})
 	if err != nil {
 		return err
