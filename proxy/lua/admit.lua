@@ -246,8 +246,7 @@ if #budgets > 0 then
   end
   if admitted then
     op = op + 1
-    redis.call('HSET', KEYS[1], 'op', format('%.0f', op), 'e' .. ARGV[7], entry, unpack(set))
-    redis.call('HINCRBY', KEYS[1], 'n', 1)
+    redis.call('HSET', KEYS[1], 'op', format('%.0f', op), 'n', format('%.0f', tonumber(state[6] or 0) + 1), 'e' .. ARGV[7], entry, unpack(set))
   end
   reply[#reply + 1], reply[#reply + 2] = epoch, op
   for i = 1, #budgets do

@@ -55,18 +55,18 @@ local function reservation(v)
   return words[1], tonumber(words[2]), words[3], pairs
 end
 
--- move changes what an entry's balances have posted and reserved.
-local function move(key, pairs, posted, reserved)
+-- moved returns what an entry's balances become when their posted and reserved change, as arguments of HSET.
+local function moved(key, pairs, posted, reserved)
+  local fields, set = {}, {}
   for i = 1, #pairs do
-    local p, r, c = balance(redis.call('HGET', key, pairs[i][1]) or nil)
-    redis.call('HSET', key, pairs[i][1], balanceText(p + posted, r + reserved * pairs[i][2], c))
+    fields[i] = pairs[i][1]
   end
-end
-
--- drop forgets an entry.
-local function drop(key, id)
-  redis.call('HDEL', key, 'e' .. id)
-  redis.call('HINCRBY', key, 'n', -1)
+  local values = #fields > 0 and redis.call('HMGET', key, unpack(fields)) or {}
+  for i = 1, #fields do
+    local p, r, c = balance(values[i] or nil)
+    set[2 * i - 1], set[2 * i] = fields[i], balanceText(p + posted, r + reserved * pairs[i][2], c)
+  end
+  return set
 end
 
 -- settle ends an open reservation at its cost; it stays until the log shows that end, which is never counted twice for it.
@@ -74,8 +74,7 @@ local function settle(key, id, cost)
   local v = redis.call('HGET', key, 'e' .. id)
   if v and string.sub(v, 1, 1) == 'o' then
     local _, _, _, pairs = reservation(v)
-    move(key, pairs, cost, -1)
-    redis.call('HSET', key, 'e' .. id, string.format('s %.0f', cost) .. string.sub(v, 4))
+    redis.call('HSET', key, 'e' .. id, string.format('s %.0f', cost) .. string.sub(v, 4), unpack(moved(key, pairs, cost, -1)))
   end
 end
 
@@ -84,7 +83,11 @@ local function release(key, id)
   local v = redis.call('HGET', key, 'e' .. id)
   if v and string.sub(v, 1, 1) == 'o' then
     local _, _, _, pairs = reservation(v)
-    move(key, pairs, 0, -1)
-    drop(key, id)
+    local set = moved(key, pairs, 0, -1)
+    if #set > 0 then
+      redis.call('HSET', key, unpack(set))
+    end
+    redis.call('HDEL', key, 'e' .. id)
+    redis.call('HINCRBY', key, 'n', -1)
   end
 end
