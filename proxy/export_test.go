@@ -47,11 +47,12 @@ func NewHandler(c HandlerConfig) (h http.Handler, background []func(context.Cont
 		c.Gate = epoch.NewGate()
 		c.Gate.Start(1, nil)
 	}
-	var store epoch.Store
+	var wants epoch.Wants
+	var places epoch.Places
 	if c.Store != nil {
-		store = lua.NewWants(c.Store.Client())
+		wants, places = lua.NewWants(c.Store.Client()), lua.NewBalances(c.Store)
 	}
-	installs := epoch.NewInstalls(c.Gate, store, c.Slog)
+	installs := epoch.NewInstalls(c.Gate, wants, places, c.Slog)
 	limits.Budgets = budget.New(budget.Options{Epochs: installs, Producer: c.Producer, Metrics: reg})
 	if c.Store != nil {
 		admissions := lua.NewAdmissions(c.Store, reg)

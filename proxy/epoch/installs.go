@@ -8,14 +8,19 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/rateguard/rateguard/proxy/lua"
 )
 
-// Store is the part of Redis by which proxies and the keeper of budgets find each other; *lua.Wants is one.
-type Store interface {
+// Wants are where proxies tell the keeper of budgets what they lack; *lua.Wants is one.
+type Wants interface {
 	// Want notes that the budgets of the workspaces are to be read from the log.
 	Want(ctx context.Context, workspaces []string) error
-	// Epochs returns the epochs of the budgets in Redis, 0 where there are none.
-	Epochs(ctx context.Context, workspaces []string) ([]uint64, error)
+}
+
+// Places say where budgets stand; *lua.Balances is one.
+type Places interface {
+	Places(ctx context.Context, workspaces []string) ([]lua.Place, error)
 }
 
 const (
@@ -31,10 +36,11 @@ var ErrNotInstalled = errors.New("the budgets are not read from the log yet")
 
 // Installs waits for budgets that are not in Redis. Its Run has to run.
 type Installs struct {
-	gate  *Gate
-	store Store
-	log   *slog.Logger
-	wake  chan struct{}
+	gate   *Gate
+	wants  Wants
+	places Places
+	log    *slog.Logger
+	wake   chan struct{}
 
 	// mu guards waits.
 	mu    sync.Mutex
@@ -50,8 +56,8 @@ type wait struct {
 }
 
 // NewInstalls returns what waits for the epochs of the gate.
-func NewInstalls(gate *Gate, store Store, log *slog.Logger) *Installs {
-	return &Installs{gate: gate, store: store, log: log, wake: make(chan struct{}, 1), waits: map[string]*wait{}}
+func NewInstalls(gate *Gate, wants Wants, places Places, log *slog.Logger) *Installs {
+	return &Installs{gate: gate, wants: wants, places: places, log: log, wake: make(chan struct{}, 1), waits: map[string]*wait{}}
 }
 
 // Least is that of the gate.
@@ -126,11 +132,11 @@ func (i *Installs) look(ctx context.Context, all []string) {
 	}
 	i.mu.Unlock()
 	if len(want) > 0 {
-		if err := i.store.Want(ctx, want); err != nil {
+		if err := i.wants.Want(ctx, want); err != nil {
 			i.log.Debug("asking for budgets", slog.Any("error", err))
 		}
 	}
-	epochs, err := i.store.Epochs(ctx, all)
+	places, err := i.places.Places(ctx, all)
 	if err != nil {
 		i.log.Debug("looking for budgets", slog.Any("error", err))
 		i.end(now, nil)
@@ -139,7 +145,7 @@ func (i *Installs) look(ctx context.Context, all []string) {
 	installed := map[string]bool{}
 	for n, ws := range all {
 		least, ok := i.gate.Least(ws)
-		installed[ws] = ok && epochs[n] >= least
+		installed[ws] = ok && places[n].Epoch >= least
 	}
 	i.end(now, installed)
 }

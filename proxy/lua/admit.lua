@@ -21,7 +21,7 @@
 --          {0, now, identity, life, and for each limit: used, remaining, reset µs, retry µs}   denied: retry is not 0 where a limit stands in the way
 --          {2, now} it has consumed before   {3, now} it was cancelled   {4, now} the key is revoked   {5, now} too late
 --          {6, now} the clock is not what the caller takes it for   {7, now, identity, life} another state than the caller's
---          {8, now, version} the caller's policy is old   {9, now, epoch} of budgets: another epoch than the caller may use, or none
+--          {8, now, version} the caller's policy is old   {9, now, epoch} of budgets: another epoch than the caller may use, none, or one of another server
 --          {10, now} the producer is fenced   {11, now} the caller knows no period of now   {12, now} too many reservations
 -- invariant: any answer but 1 has consumed nothing; 1 is given once for a reservation; per limit, what is admitted between two instants of this clock is at most
 --          what its algorithm allows (buckets), however many proxies ask, and by how much they hold unspent of a bucket of kind p, which
@@ -72,18 +72,11 @@ if deadline > 0 and now > deadline then
 end
 
 -- The identity is read here, as a check at dial would miss a node that was demoted and promoted again. Where a store has none, its life names it.
-local identity, info = '', redis.pcall('INFO', 'replication')
-if type(info) == 'string' then
-  if ARGV[1] ~= '' and string.find(info, 'master_replid:' .. ARGV[1], 1, true) then
-    identity = ARGV[1]
-  else
-    identity = match(info, 'master_replid:(%x+)') or ''
-  end
-end
+local identity = server()
 local budgets = holds(11, tonumber(ARGV[11]), now)
-local fields = { 'life', 'pv', 'day', 'epoch', 'op', 'n', 'f' .. ARGV[8] }
+local fields = { 'life', 'pv', 'day', 'epoch', 'op', 'n', 'f' .. ARGV[8], 'who' }
 for i = 1, budgets and #budgets or 0 do
-  fields[7 + i] = budgets[i].field
+  fields[8 + i] = budgets[i].field
 end
 local state = redis.call('HMGET', KEYS[1], unpack(fields))
 local life, version, mine = state[1] or '', tonumber(state[2] or 0), tonumber(ARGV[3])
@@ -105,7 +98,7 @@ if #budgets > 0 then
   if state[7] then
     return { 10, now }
   end
-  if epoch == 0 or epoch < tonumber(ARGV[9]) then
+  if epoch == 0 or epoch < tonumber(ARGV[9]) or state[8] ~= identity then
     return { 9, now, epoch }
   end
   if tonumber(state[6] or 0) >= tonumber(ARGV[10]) then
@@ -170,7 +163,7 @@ end
 
 for i = 1, #budgets do
   local b = budgets[i]
-  b.posted, b.reserved, b.confirmed = balance(state[7 + i] or nil)
+  b.posted, b.reserved, b.confirmed = balance(state[8 + i] or nil)
   b.stands = 0
   if b.hard and b.posted + b.reserved + b.amount > b.limit then
     b.stands = b.posted + b.amount > b.limit and 2 or 1

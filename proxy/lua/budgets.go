@@ -154,8 +154,8 @@ func parseEntry(id, text string) (Entry, error) {
 
 // Balances are the scripts by which the log changes the budgets in Redis. All of them may be repeated safely but for Install.
 type Balances struct {
-	store                      Evaluator
-	reconcile, install, retire *Script
+	store                             Evaluator
+	reconcile, install, retire, place *Script
 }
 
 // NewBalances returns the scripts on that store.
@@ -163,8 +163,9 @@ func NewBalances(store Evaluator) *Balances {
 	return &Balances{
 		store:     store,
 		reconcile: NewScript(budgetsSource + reconcileSource).within(balancesTimeout),
-		install:   NewScript(installSource).within(balancesTimeout),
+		install:   NewScript(budgetsSource + installSource).within(balancesTimeout),
 		retire:    NewScript(budgetsSource + retireSource).within(balancesTimeout),
+		place:     NewScript(budgetsSource + placeSource).within(balancesTimeout),
 	}
 }
 

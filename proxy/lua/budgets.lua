@@ -1,5 +1,7 @@
 -- What budgets hold, as fields of the hash of a workspace's state. This text stands in front of the scripts that touch them.
 --   epoch  which life of the budgets this is. None: the log has not been read into this hash, and nothing is admitted by a budget
+--   who    the server (master_replid) that it was installed on. Another one may be a replica that lacked the last grants when it took over: there
+--          nothing is admitted by a budget either
 --   op     the number of the last grant in this epoch
 --   n      how many reservations stand here
 --   at     the offset in the topic of costs up to which ends are applied
@@ -10,6 +12,12 @@
 --   f…     a producer that is fenced
 -- Everything here is as a prefix of the log says, and what was granted and settled since then. Nothing is released by time.
 local HOLD = 7
+
+-- server returns the identity of the server that runs this; empty where the store has none.
+local function server()
+  local info = redis.pcall('INFO', 'replication')
+  return type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
+end
 
 -- holds reads the budgets of a request from the arguments behind `a`, and picks each one's period by this clock. Returns nil where
 -- the caller knows no period of now.

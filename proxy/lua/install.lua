@@ -1,5 +1,5 @@
 -- Makes the budgets of a workspace anew from the log.
--- KEYS[1]  state of the workspace, see budgets.lua
+-- KEYS[1]  state of the workspace, see budgets.lua, which stands in front of this
 -- ARGV[1]  the new epoch
 -- ARGV[2]  the offset up to which the log was read
 -- ARGV[3]  the policy version that is in force
@@ -45,6 +45,6 @@ for i = a + 1, #ARGV do
 end
 redis.call('HSETNX', KEYS[1], 'life', string.format('%.0f', now))
 local version = math.max(tonumber(redis.call('HGET', KEYS[1], 'pv') or 0), tonumber(ARGV[3]))
-redis.call('HSET', KEYS[1], 'pv', string.format('%.0f', version), 'op', '0', 'n', string.format('%.0f', count), 'at', ARGV[2], 'epoch', ARGV[1])
+redis.call('HSET', KEYS[1], 'pv', string.format('%.0f', version), 'op', '0', 'n', string.format('%.0f', count), 'at', ARGV[2], 'epoch', ARGV[1], 'who', server())
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return { 1, now }

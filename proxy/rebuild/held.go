@@ -73,7 +73,7 @@ func (r *Rebuilder) usable(ctx context.Context, workspaces []string) error {
 	ctx, cancel := context.WithTimeout(ctx, usableFor)
 	defer cancel()
 	for left := workspaces; len(left) > 0; {
-		places, err := r.cfg.Budgets.Wants.Places(ctx, left)
+		places, err := r.cfg.Budgets.Balances.Places(ctx, left)
 		if err != nil {
 			return err
 		}

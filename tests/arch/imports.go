@@ -41,6 +41,7 @@ var Siblings = map[string]string{
 	"proxy/ratelimit proxy/lua":                   "limits are decided by scripts",
 	"proxy/ratelimit proxy/budget":                "limits and budgets are decided by one call",
 	"proxy/budget proxy/lua":                      "budgets are reserved by the same script",
+	"proxy/epoch proxy/lua":                       "where budgets stand is said by a script",
 	"schemas/price schemas/gen/rateguard/v1":      "everything speaks the generated events",
 	"schemas/price schemas/money":                 "a price makes money",
 	"proxy/* proxy/call":                          "the state of a request is one type",

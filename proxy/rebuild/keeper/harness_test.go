@@ -111,7 +111,7 @@ func (w *world) start(o options) *process {
 	store, err := lua.OpenStore(lua.StoreConfig{URL: w.redis.URL(), Timeout: 2 * time.Second, Log: log})
 	must(w.tb, err)
 	p := &process{Spool: s, w: w, dir: o.dir, gate: epoch.NewGate()}
-	p.installs = epoch.NewInstalls(p.gate, lua.NewWants(store.Client()), log)
+	p.installs = epoch.NewInstalls(p.gate, lua.NewWants(store.Client()), lua.NewBalances(store), log)
 	p.admissions = lua.NewAdmissions(store, prometheus.NewRegistry())
 	p.stops = append(p.stops, func() { must(w.tb, store.Close()); must(w.tb, s.Close()) })
 	w.tb.Cleanup(p.kill)

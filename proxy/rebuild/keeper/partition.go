@@ -131,7 +131,7 @@ func (p *partition) from(ctx context.Context) (int64, error) {
 		}
 		from = min(from, offset)
 	}
-	places, err := p.k.cfg.Redis.Wants.Places(ctx, p.budgeted())
+	places, err := p.k.cfg.Redis.Balances.Places(ctx, p.budgeted())
 	if err != nil {
 		return from, nil //nolint:nilerr // what is not there need not be caught up with; what is turns out to be behind, and is installed anew
 	}
@@ -217,7 +217,7 @@ func (p *partition) retry(ctx context.Context, s *costs.Step, at *standing) {
 			return
 		case <-time.After(delay):
 		}
-		places, err := p.k.cfg.Redis.Wants.Places(ctx, []string{s.Workspace})
+		places, err := p.k.cfg.Redis.Balances.Places(ctx, []string{s.Workspace})
 		if err != nil {
 			continue
 		}
@@ -278,7 +278,7 @@ func (p *partition) learn(ctx context.Context, steps []costs.Step) {
 	if len(ids) == 0 {
 		return
 	}
-	places, err := p.k.cfg.Redis.Wants.Places(ctx, ids)
+	places, err := p.k.cfg.Redis.Balances.Places(ctx, ids)
 	if err != nil {
 		return // the steps that are left out are a gap, which is seen
 	}
@@ -292,7 +292,7 @@ func (p *partition) lost(ctx context.Context, workspaces []string) ([]string, er
 	if len(workspaces) == 0 {
 		return nil, nil
 	}
-	places, err := p.k.cfg.Redis.Wants.Places(ctx, workspaces)
+	places, err := p.k.cfg.Redis.Balances.Places(ctx, workspaces)
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,7 @@ func (p *partition) rebuild(ctx context.Context, wanted []string) error {
 // as the first of its number.
 func (p *partition) announce(ctx context.Context) (uint64, error) {
 	n := max(firstEpoch, p.latest()) + 1
-	places, err := p.k.cfg.Redis.Wants.Places(ctx, p.budgeted())
+	places, err := p.k.cfg.Redis.Balances.Places(ctx, p.budgeted())
 	if err != nil {
 		return 0, err
 	}
