@@ -48,7 +48,9 @@ func must(tb testing.TB, err error) {
 type world struct {
 	tb    testing.TB
 	kafka broker.Config
-	redis *redistest.Server
+	// url is where the processes find Redis, and rdb are clients of its servers.
+	url string
+	rdb []*redis.Client
 	// mu guards budgets: the versions of policies.
 	mu      sync.Mutex
 	budgets map[string]uint64
@@ -57,12 +59,18 @@ type world struct {
 
 func newWorld(tb testing.TB, workspaces ...string) *world {
 	tb.Helper()
+	r := redistest.Start(tb)
+	return newWorldOn(tb, r.URL(), []*redis.Client{r.Client()}, workspaces...)
+}
+
+func newWorldOn(tb testing.TB, url string, rdb []*redis.Client, workspaces ...string) *world {
+	tb.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.DataDir(tb.TempDir()), kfake.SyncWrites(),
 		kfake.SeedTopics(partitions, topics.Costs.Name, topics.Requests.Name, topics.SpendTable.Name), kfake.SeedTopics(1, topics.Producers.Name),
 		kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": "31536000000", "message.max.bytes": fmt.Sprint(topics.Costs.MaxMessageBytes)}))
 	must(tb, err)
 	tb.Cleanup(c.Close)
-	w := &world{tb: tb, kafka: broker.Config{Brokers: strings.Join(c.ListenAddrs(), ",")}, redis: redistest.Start(tb), budgets: map[string]uint64{}}
+	w := &world{tb: tb, kafka: broker.Config{Brokers: strings.Join(c.ListenAddrs(), ",")}, url: url, rdb: rdb, budgets: map[string]uint64{}}
 	for _, ws := range workspaces {
 		w.budgets[ws] = 1
 	}
@@ -108,7 +116,7 @@ func (w *world) start(o options) *process {
 	}
 	s, err := spool.Open(w.tb.Context(), spool.Config{Dir: o.dir, Kafka: w.kafka, Log: log, Linger: time.Millisecond, MaxEndBytes: 8 << 10})
 	must(w.tb, err)
-	store, err := lua.OpenStore(lua.StoreConfig{URL: w.redis.URL(), Timeout: 2 * time.Second, Log: log})
+	store, err := lua.OpenStore(lua.StoreConfig{URL: w.url, Timeout: 2 * time.Second, Log: log})
 	must(w.tb, err)
 	p := &process{Spool: s, w: w, dir: o.dir, gate: epoch.NewGate()}
 	p.installs = epoch.NewInstalls(p.gate, lua.NewWants(store.Client()), lua.NewBalances(store), log)
@@ -357,10 +365,13 @@ type state struct {
 
 func (w *world) state(ws string) state {
 	w.tb.Helper()
-	rdb := w.redis.Client()
-	all, err := rdb.HGetAll(context.Background(), keyspace.State(ws)).Result()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		w.tb.Fatal(err)
+	var all map[string]string
+	for _, rdb := range w.rdb {
+		// Of a cluster one answers; the others are away, or say that it is not theirs.
+		if found, err := rdb.HGetAll(context.Background(), keyspace.State(ws)).Result(); err == nil {
+			all = found
+			break
+		}
 	}
 	s := state{epoch: all["epoch"], entries: all["n"]}
 	if text := all[keyspace.BudgetPeriod{Budget: budgetID, Generation: 1}.Field()]; text != "" {
@@ -395,5 +406,5 @@ func (w *world) await(ws string, want state) {
 
 func (w *world) wipe() {
 	w.tb.Helper()
-	must(w.tb, w.redis.Client().FlushAll(context.Background()).Err())
+	must(w.tb, w.rdb[0].FlushAll(context.Background()).Err())
 }
