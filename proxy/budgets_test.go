@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/rateguard/rateguard/proxy/epoch"
 	"github.com/rateguard/rateguard/proxy/internal/redistest"
 	"github.com/rateguard/rateguard/proxy/lua"
@@ -56,14 +54,8 @@ func budgeted(t *testing.T, answer http.HandlerFunc, c rigConfig) (*rig, *redist
 // balance returns what Redis shows of a balance: posted and reserved.
 func balance(t testing.TB, r *redistest.Server, budget, subject string) (posted, reserved int64) {
 	t.Helper()
-	opts, err := redis.ParseURL(r.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	rdb := redis.NewClient(opts)
-	defer func() { _ = rdb.Close() }()
 	field := keyspace.BudgetPeriod{Budget: budget, Generation: 1, Balance: subject}.Field()
-	text, err := rdb.HGet(t.Context(), keyspace.State(workspace), field).Result()
+	text, err := r.Client().HGet(t.Context(), keyspace.State(workspace), field).Result()
 	if err != nil {
 		return 0, 0
 	}
@@ -135,7 +127,7 @@ func TestOfAHundredAtOnceTheBudgetAdmitsTen(t *testing.T) {
 		ops[o.GetOp()] = true
 		h := o.GetHolds()
 		if o.GetEpoch() != 1 || len(h) != 2 || h[0].GetAmountNanoUsd() != each || h[0].GetPostedNanoUsd()+h[0].GetReservedNanoUsd() > h[0].GetLimitNanoUsd() ||
-			h[0].GetReservedNanoUsd() != int64(o.GetOp())*each || h[0].GetLimitNanoUsd() != 10*each+each/2 { //nolint:gosec // at most 10
+			h[0].GetReservedNanoUsd() != int64(o.GetOp())*each || h[0].GetLimitNanoUsd() != 10*each+each/2 {
 			t.Errorf("opened: %v", o)
 		}
 	}
@@ -350,8 +342,10 @@ func TestRequestsWaitForTheirBudgets(t *testing.T) {
 	if got := <-done; got.status != http.StatusOK {
 		t.Errorf("installed meanwhile: %d %s", got.status, got.body)
 	}
-	soft := newRig(t, rigConfig{upstream: upstreamFunc(t, answerJSON(chatAnswer)), redis: redistest.Start(t).URL(),
-		budgets: []*rateguardv1.Budget{soft("b", usd)}, limits: []*rateguardv1.Limit{slow("calls", limit.ScopeWorkspace, 2)}})
+	soft := newRig(t, rigConfig{
+		upstream: upstreamFunc(t, answerJSON(chatAnswer)), redis: redistest.Start(t).URL(),
+		budgets: []*rateguardv1.Budget{soft("b", usd)}, limits: []*rateguardv1.Limit{slow("calls", limit.ScopeWorkspace, 2)},
+	})
 	for i, want := range []int{200, 200, 429} {
 		if got := soft.chat(t); got.status != want {
 			t.Errorf("soft, call %d: %d %s", i, got.status, got.body)
@@ -368,7 +362,7 @@ func TestASealComesBetweenAdmissionAndOpening(t *testing.T) {
 	gate := epoch.NewGate()
 	gate.Start(1, nil)
 	var sent atomic.Int64
-	r, store := budgeted(t, func(w http.ResponseWriter, _ *http.Request) { sent.Add(1) }, rigConfig{
+	r, store := budgeted(t, func(http.ResponseWriter, *http.Request) { sent.Add(1) }, rigConfig{
 		gate: gate, budgets: []*rateguardv1.Budget{hard("b", usd)},
 		// A leaky bucket holds the request between the two.
 		limits: []*rateguardv1.Limit{{Id: "slow", Scope: "workspace", Unit: "requests", Algorithm: limit.LeakyBucket, Limit: 2, WindowUs: 1e6, Burst: 5, MaxDelayUs: 2e6}},

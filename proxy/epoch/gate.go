@@ -32,7 +32,7 @@ func NewGate() *Gate { return new(Gate) }
 func (g *Gate) Start(partitions int, least map[int32]uint64) {
 	parts := make([]part, partitions)
 	for i := range parts {
-		parts[i].least = max(1, least[int32(i)]) //nolint:gosec // a number of partitions
+		parts[i].least = max(1, least[int32(i)])
 	}
 	g.parts.Store(&parts)
 }

@@ -238,7 +238,7 @@ func (b *Balances) Install(ctx context.Context, in *Installation) (installed boo
 		}
 	}
 	for field := range in.Posted {
-		reserved[field] += 0 //nolint:staticcheck // every balance is named
+		reserved[field] += 0 // every balance is named
 	}
 	reply, err := b.store.Eval(ctx, b.install, []string{keyspace.State(in.Workspace)}, func(Times) []any {
 		args := append(make([]any, 0, 6+2*len(reserved)+2*len(in.Open)+len(in.Fenced)), in.Epoch, in.To, in.PolicyVersion, stateTTL.Milliseconds(), len(reserved))

@@ -73,7 +73,7 @@ func TestAHardBudgetIsNeverExceeded(t *testing.T) {
 	ops := map[uint64]bool{}
 	for _, d := range granted {
 		ops[d.Op] = true
-		if d.Epoch != 1 || d.Held[0].PostedNano+d.Held[0].ReservedNano > 10*usd || d.Held[0].ReservedNano != int64(d.Op)*usd { //nolint:gosec // at most 10
+		if d.Epoch != 1 || d.Held[0].PostedNano+d.Held[0].ReservedNano > 10*usd || d.Held[0].ReservedNano != int64(d.Op)*usd {
 			t.Errorf("grant %d of epoch %d shows %+v", d.Op, d.Epoch, d.Held[0])
 		}
 	}

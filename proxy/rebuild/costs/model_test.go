@@ -245,7 +245,7 @@ func (c *chaos) act() {
 		}
 	case 14:
 		l := c.alive()
-		c.n += uint64(c.IntN(2)) //nolint:gosec // 0 or 1: two rebuilders with one number
+		c.n += uint64(c.IntN(2))
 		if c.n > 0 {
 			l.round(c.n)
 			l.seal(c.n)
@@ -257,7 +257,8 @@ func (c *chaos) act() {
 
 func (c *chaos) correct(ws string) {
 	if ids := slices.Sorted(maps.Keys(c.costs[ws])); len(ids) > 0 && c.IntN(3) > 0 {
-		id, o := ids[c.IntN(len(ids))], (*rateguardv1.Outcome)(nil)
+		id := ids[c.IntN(len(ids))]
+		var o *rateguardv1.Outcome
 		before := c.costs[ws][id]
 		c.costs[ws][id] = c.Int64N(20)
 		o = outcome(id, amount, c.costs[ws][id])
@@ -305,7 +306,7 @@ func TestViewIsThatOfAPlainReaderOfEverything(t *testing.T) {
 		if seed%partitions == 0 {
 			k = startKafka(t)
 		}
-		p := k.partition(int32(seed % partitions)) //nolint:gosec // below 4
+		p := k.partition(int32(seed % partitions))
 		c := &chaos{Rand: rand.New(rand.NewPCG(seed, 1)), p: p, ctl: p.producer("control"), costs: map[string]map[string]int64{}}
 		for i := range 3 {
 			c.ws = append(c.ws, p.workspace(i))

@@ -54,7 +54,6 @@ type world struct {
 	// mu guards budgets: the versions of policies.
 	mu      sync.Mutex
 	budgets map[string]uint64
-	names   int
 }
 
 func newWorld(tb testing.TB, workspaces ...string) *world {
@@ -220,8 +219,10 @@ func (p *process) admit(ws string, amount int64) (*reservation, error) {
 	if !r.grant.Admitted {
 		return nil, errDenied
 	}
-	r.hold = &rateguardv1.Hold{BudgetId: budgetID, BudgetGeneration: 1, AmountNanoUsd: amount, LimitNanoUsd: limit,
-		PostedNanoUsd: r.grant.Held[0].PostedNano, ReservedNanoUsd: r.grant.Held[0].ReservedNano}
+	r.hold = &rateguardv1.Hold{
+		BudgetId: budgetID, BudgetGeneration: 1, AmountNanoUsd: amount, LimitNanoUsd: limit,
+		PostedNanoUsd: r.grant.Held[0].PostedNano, ReservedNanoUsd: r.grant.Held[0].ReservedNano,
+	}
 	return r, nil
 }
 
