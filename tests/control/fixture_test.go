@@ -61,7 +61,8 @@ func newDatabase(t *testing.T) string {
 func newCluster(t *testing.T) *kfake.Cluster {
 	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions,
-		topics.Policies.Name, topics.PolicyHistory.Name, topics.Keys.Name, topics.Audit.Name, topics.Ticks.Name))
+		topics.Policies.Name, topics.PolicyHistory.Name, topics.Keys.Name, topics.Audit.Name, topics.Ticks.Name,
+		topics.Prices.Name, topics.Costs.Name))
 	if err != nil {
 		t.Fatalf("starting a broker: %v", err)
 	}
