@@ -44,10 +44,12 @@ func byTime(a, b override) int {
 
 // modelPrice is all overrides of one model.
 type modelPrice struct {
-	Provider, Model      string
-	Version              int64 // 0: there never was one
-	Overrides            []override
-	CreatedAt, UpdatedAt time.Time
+	Provider  string     `json:"provider"`
+	Model     string     `json:"model"`
+	Version   int64      `json:"version"` // 0: there never was one
+	Overrides []override `json:"overrides"`
+	CreatedAt time.Time  `json:"created_at"`
+	UpdatedAt time.Time  `json:"updated_at"`
 }
 
 // key is the document's key in the topic, and its place in lists.

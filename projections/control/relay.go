@@ -94,6 +94,7 @@ func (r *relay) lead(ctx context.Context) error {
 	g.Go(func() error { return r.drain(gctx, conn, client) })
 	g.Go(func() error { return r.tick(gctx, client) })
 	g.Go(func() error { return r.reconcile(gctx) })
+	g.Go(func() error { return (&repricer{server: r.server, client: client}).run(gctx) })
 	return g.Wait()
 }
 

@@ -55,7 +55,7 @@ func (s *Server) endpoints() []endpoint {
 		{http.MethodGet, ws + "/requests", "read:requests", s.listRequests},
 		{http.MethodGet, ws + "/requests/{request}", "read:requests", s.getRequest},
 		{http.MethodGet, ws + "/requests/{request}/explain", "read:requests", s.explainRequest},
-	}, routes.endpoints(s), limits.endpoints(s), s.priceEndpoints())
+	}, routes.endpoints(s), limits.endpoints(s), s.priceEndpoints(), s.repriceEndpoints())
 }
 
 // newHandler mounts the table. HEAD is GET without a body.
