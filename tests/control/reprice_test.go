@@ -235,15 +235,10 @@ func deref(n *int64) int64 {
 // TestRepriceSurvivesACrashAtEveryStep abandons runs at each point. Beside that, the relay loses what it knows of each correction that the
 // brokers have acknowledged, and sends it again.
 func TestRepriceSurvivesACrashAtEveryStep(t *testing.T) {
-	for _, step := range []control.RepriceStep{
-		control.RepriceBegun, control.RepriceWritten, control.RepriceCommitted, control.RepriceComputed, control.RepriceClosed, control.RepriceFinished,
-	} {
-		t.Run(string(step), func(t *testing.T) {
-			t.Parallel()
-			b := newBooks(t)
-			b.follow(ledger.New())
-			b.follow(balances.New())
-			query(t, b.database, `CREATE TABLE sent (value bytea PRIMARY KEY);
+	b := newBooks(t)
+	b.follow(ledger.New())
+	b.follow(balances.New())
+	query(t, b.database, `CREATE TABLE sent (value bytea PRIMARY KEY);
 CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   IF OLD.topic = '`+topics.Costs.Name+`' AND NOT EXISTS (SELECT FROM sent WHERE value = OLD.value) THEN
     INSERT INTO sent VALUES (OLD.value);
@@ -252,51 +247,57 @@ CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   RETURN NULL;
 END $$;
 CREATE TRIGGER again AFTER DELETE ON control.outbox FOR EACH ROW EXECUTE FUNCTION again()`)
-			cfg := settings(t, b.database, b.kafka)
-			var mu sync.Mutex
-			crashes := 0
-			cfg.Fail = func(at control.RepriceStep) error {
-				mu.Lock()
-				defer mu.Unlock()
-				if at != step || crashes == 2 {
-					return nil
-				}
-				crashes++
-				return errors.New("crash on purpose")
+	cfg := settings(t, b.database, b.kafka)
+	var mu sync.Mutex // guards the two below
+	var step control.RepriceStep
+	crashes := 0
+	cfg.Fail = func(at control.RepriceStep) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if at != step || crashes == 2 {
+			return nil
+		}
+		crashes++
+		return errors.New("crash on purpose")
+	}
+	s, _ := running(t, cfg)
+	catalogue := newPrices(s)
+	for _, at := range []control.RepriceStep{
+		control.RepriceBegun, control.RepriceWritten, control.RepriceCommitted, control.RepriceComputed, control.RepriceClosed, control.RepriceFinished,
+	} {
+		mu.Lock()
+		step, crashes = at, 0
+		mu.Unlock()
+		ws := id(s.workspace(string(at)))
+		want := int64(0)
+		var all []spent
+		for range 1200 {
+			one := b.settled(ws, from.Add(time.Duration(b.rng.Int64N(int64(47*time.Hour)))))
+			cost, _ := costOf(t, catalogue, "gpt-4o", one.at, *one.usage)
+			want += cost
+			all = append(all, one)
+		}
+		b.write(all...)
+		done := s.reprice(span(map[string]any{"workspace": ws}))
+		if done.text("state") != "done" || done.number("requests") != len(all) || done.text("new_cost_usd") != usd(want) {
+			t.Errorf("%s: %.400s", at, done.raw)
+		}
+		mu.Lock()
+		if crashes == 0 {
+			t.Errorf("%s: nothing crashed", at)
+		}
+		mu.Unlock()
+		b.check(map[string]int64{ws: want})
+		corrections, ids := 0, map[string]bool{}
+		for _, r := range b.read() {
+			if c := r.event.GetCostCorrected(); c != nil && r.key == ws {
+				corrections++
+				ids[fmt.Sprint(c.GetOutcome().GetReservationId(), c.GetOutcome().GetRevision(), r.event.GetSequence())] = true
 			}
-			s, _ := running(t, cfg)
-			ws := id(s.workspace("a"))
-			catalogue := newPrices(s)
-			want := int64(0)
-			var all []spent
-			for range 1200 {
-				one := b.settled(ws, from.Add(time.Duration(b.rng.Int64N(int64(47*time.Hour)))))
-				cost, _ := costOf(t, catalogue, "gpt-4o", one.at, *one.usage)
-				want += cost
-				all = append(all, one)
-			}
-			b.write(all...)
-			done := s.reprice(span(nil))
-			if done.text("state") != "done" || done.number("requests") != len(all) || done.text("new_cost_usd") != usd(want) {
-				t.Errorf("the run: %.400s", done.raw)
-			}
-			mu.Lock()
-			if crashes == 0 {
-				t.Error("nothing crashed")
-			}
-			mu.Unlock()
-			b.check(map[string]int64{ws: want})
-			corrections, ids := 0, map[string]bool{}
-			for _, r := range b.read() {
-				if c := r.event.GetCostCorrected(); c != nil {
-					corrections++
-					ids[fmt.Sprint(c.GetOutcome().GetReservationId(), c.GetOutcome().GetRevision(), r.event.GetSequence())] = true
-				}
-			}
-			if corrections != 2*done.number("changed") || len(ids) != done.number("changed") {
-				t.Errorf("%d corrections in the log, %d different ones, want %d, each twice", corrections, len(ids), done.number("changed"))
-			}
-		})
+		}
+		if corrections != 2*done.number("changed") || len(ids) != done.number("changed") {
+			t.Errorf("%s: %d corrections in the log, %d different ones, want %d, each twice", at, corrections, len(ids), done.number("changed"))
+		}
 	}
 }
 
