@@ -162,10 +162,11 @@ type ReservationOutcome struct {
 	Revision int    `json:"revision"`
 	Kind     string `json:"kind"`
 	// CostUSD is a decimal string; nil when the model has no price.
-	CostUSD   *string   `json:"cost_usd"`
-	Estimated bool      `json:"estimated"`
-	Reason    string    `json:"reason"`
-	Time      time.Time `json:"time"`
+	CostUSD      *string   `json:"cost_usd"`
+	Estimated    bool      `json:"estimated"`
+	Reason       string    `json:"reason"`
+	PriceVersion string    `json:"price_version"`
+	Time         time.Time `json:"time"`
 }
 
 // Explain returns why a request was decided as it was, as the API's own document; it can be read as an Explanation.

@@ -17,7 +17,7 @@ type action struct {
 	before, after       any
 }
 
-// record appends the action to the workspace's hash chain and to the outbox.
+// record appends the action to the hash chain of the workspace, or of the root, and to the outbox.
 func (c *change) record(ctx context.Context, a action) error {
 	before, err := auditJSON(a.before)
 	if err != nil {
@@ -29,7 +29,7 @@ func (c *change) record(ctx context.Context, a action) error {
 	}
 	var number int64
 	var previous []byte
-	err = c.tx.QueryRow(ctx, "SELECT action_count + 1, action_hash FROM control.workspaces WHERE id = $1", c.ws.ID).Scan(&number, &previous)
+	err = c.tx.QueryRow(ctx, "SELECT action_count + 1, action_hash FROM "+c.chain()+" WHERE id = $1", c.ws.ID).Scan(&number, &previous)
 	if err != nil {
 		return fmt.Errorf("reading the end of the audit chain: %w", err)
 	}
@@ -43,8 +43,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 	if _, err := c.tx.Exec(ctx, insert, c.ws.ID, number, c.now, a.actor, a.name, a.object, before, after, previous, entry.Hash); err != nil {
 		return fmt.Errorf("writing the audit log: %w", err)
 	}
-	const update = "UPDATE control.workspaces SET action_count = $2, action_hash = $3 WHERE id = $1"
-	if _, err := c.tx.Exec(ctx, update, c.ws.ID, number, entry.Hash); err != nil {
+	if _, err := c.tx.Exec(ctx, "UPDATE "+c.chain()+" SET action_count = $2, action_hash = $3 WHERE id = $1", c.ws.ID, number, entry.Hash); err != nil {
 		return fmt.Errorf("writing the end of the audit chain: %w", err)
 	}
 	return c.publish(ctx, topics.Audit, c.ws.ID, &rateguardv1.Event{Body: &rateguardv1.Event_ControlAction{ControlAction: entry}})

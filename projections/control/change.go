@@ -68,7 +68,9 @@ func (c *change) publish(ctx context.Context, topic topics.Topic, key string, ev
 	}
 	event.Id = id.String()
 	event.ProducerId = c.server.producerID
-	event.WorkspaceId = c.ws.ID
+	if topic.Key != topics.ByProviderModel {
+		event.WorkspaceId = c.ws.ID
+	}
 	event.OccurredAtUnixUs = c.now.UnixMicro()
 	value, err := envelope.Encode(event)
 	if err != nil {

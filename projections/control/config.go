@@ -36,6 +36,9 @@ type Config struct {
 	TickInterval time.Duration
 	// ReconcileInterval is the time between two comparisons of the topics with Postgres; default 60 s.
 	ReconcileInterval time.Duration
+
+	// Fail, when set, is called at each step of a reprice; an error abandons the run there as a crash would. For tests.
+	Fail func(RepriceStep) error
 }
 
 // Defaults of the settings that have one.

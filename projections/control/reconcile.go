@@ -39,7 +39,12 @@ func newDocument(version uint64, m proto.Message) (document, error) {
 	return document{version: version, sum: sha256.Sum256(b), largest: version}, nil
 }
 
-// view follows the policies and keys topics. Whatever the version, the last record of a key counts: that is the one
+// reconciled returns the topics that are compared with Postgres.
+func reconciled() []string {
+	return []string{topics.Policies.Name, topics.Keys.Name, topics.Prices.Name}
+}
+
+// view follows the compacted topics. Whatever the version, the last record of a key counts: that is the one
 // which a new consumer will find after compaction, even if a late relay wrote it.
 type view struct {
 	client *kgo.Client
@@ -54,7 +59,7 @@ func (r *relay) newView() (*view, error) {
 	}
 	client, err := kgo.NewClient(append(opts,
 		kgo.ClientID("rateguard-control-reconciler"),
-		kgo.ConsumeTopics(topics.Policies.Name, topics.Keys.Name),
+		kgo.ConsumeTopics(reconciled()...),
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 	)...)
@@ -62,8 +67,8 @@ func (r *relay) newView() (*view, error) {
 		return nil, fmt.Errorf("opening the reconciler's consumer: %w", err)
 	}
 	v := &view{client: client, docs: map[string]map[string]document{}, next: map[string]map[int32]int64{}}
-	for _, t := range []topics.Topic{topics.Policies, topics.Keys} {
-		v.docs[t.Name], v.next[t.Name] = map[string]document{}, map[int32]int64{}
+	for _, name := range reconciled() {
+		v.docs[name], v.next[name] = map[string]document{}, map[int32]int64{}
 	}
 	return v, nil
 }
@@ -72,14 +77,14 @@ func (r *relay) newView() (*view, error) {
 func (v *view) catchUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readPatience)
 	defer cancel()
-	ends, err := kadm.NewClient(v.client).ListEndOffsets(ctx, topics.Policies.Name, topics.Keys.Name)
+	ends, err := kadm.NewClient(v.client).ListEndOffsets(ctx, reconciled()...)
 	if err == nil {
 		err = ends.Error()
 	}
 	if err != nil {
 		return fmt.Errorf("asking for the ends of the configuration topics: %w", err)
 	}
-	starts, err := kadm.NewClient(v.client).ListStartOffsets(ctx, topics.Policies.Name, topics.Keys.Name)
+	starts, err := kadm.NewClient(v.client).ListStartOffsets(ctx, reconciled()...)
 	if err == nil {
 		err = starts.Error()
 	}
@@ -130,6 +135,8 @@ func documentOf(value []byte) document {
 		d, err = newDocument(event.GetWorkspacePolicy().GetVersion(), event.GetWorkspacePolicy())
 	case event.GetKeyRecord() != nil:
 		d, err = newDocument(event.GetKeyRecord().GetVersion(), event.GetKeyRecord())
+	case event.GetPriceHistory() != nil:
+		d, err = newDocument(event.GetPriceHistory().GetVersion(), event.GetPriceHistory())
 	}
 	if err != nil {
 		return document{}
@@ -170,6 +177,10 @@ func (r *relay) reconcileOnce(ctx context.Context, v *view) error {
 	if err != nil {
 		return err
 	}
+	prices, err := r.currentPrices(ctx)
+	if err != nil {
+		return err
+	}
 	pending, err := r.pendingKeys(ctx)
 	if err != nil {
 		return err
@@ -185,6 +196,7 @@ func (r *relay) reconcileOnce(ctx context.Context, v *view) error {
 	}{
 		{topics.Policies, policies, r.repairPolicy},
 		{topics.Keys, keys, r.repairKey},
+		{topics.Prices, prices, r.repairPrices},
 	} {
 		docs := v.docs[kind.topic.Name]
 		for id, want := range kind.known {

@@ -147,7 +147,7 @@ func (a *Asked) TakesCap() bool {
 
 // Quote is what a call may cost, pinned when it is opened.
 type Quote struct {
-	// PriceVersion names the catalogue; empty when the cost is fixed.
+	// PriceVersion names the price, or the catalogue that has none for the model; empty when the cost is fixed.
 	PriceVersion string
 	// Price is nil when the model has none or the cost is fixed.
 	Price *price.Price

@@ -82,7 +82,7 @@ func (q *Quote) find(c *call.Call) error {
 	if err != nil {
 		return err
 	}
-	out.Price = &p
+	out.Price, out.PriceVersion = &p, p.Version()
 	if c.Asked.Unbounded {
 		return nil
 	}

@@ -111,7 +111,7 @@ func (c *Catalogue) Find(q Query) (Price, error) {
 	m := found.model
 	if found.override != nil {
 		if o := found.override.at(q.At); o != nil {
-			p := Price{provider: found.provider, model: found.override.model, version: c.version, rates: o}
+			p := Price{provider: found.provider, model: found.override.model, version: c.base + o.version, rates: o.rates}
 			if m != nil {
 				p.context, p.minAudio = m.context, m.minAudio
 			}
@@ -125,7 +125,7 @@ func (c *Catalogue) Find(q Query) (Price, error) {
 		return Price{}, &UnknownModelError{Provider: q.Provider, Model: q.Model, Reason: m.refused}
 	}
 	return Price{
-		provider: found.provider, model: m.id, version: c.version,
+		provider: found.provider, model: m.id, version: c.base,
 		context: m.context, minAudio: m.minAudio, rates: m.at(q.At),
 	}, nil
 }

@@ -95,8 +95,71 @@ func TestOverridesNameModelsThatTheCatalogueLacks(t *testing.T) {
 	if got := costAt(t, c, "acme", "own-model", noon.Add(-time.Second)); got != `model "own-model" of provider "acme" has no known price` {
 		t.Errorf("before its first price: %s", got)
 	}
-	if p, err := c.Find(price.Query{Provider: "google", Model: "gemini-2.0-flash", At: noon}); err != nil || p.Version() != c.Version() {
-		t.Errorf("version %q, %v; want %q", p.Version(), err, c.Version())
+	if p, err := c.Find(price.Query{Provider: "google", Model: "gemini-2.0-flash", At: noon}); err != nil || p.Version() != price.Default().Version() {
+		t.Errorf("version of a price without an override: %q, %v; want %q", p.Version(), err, price.Default().Version())
+	}
+}
+
+func backdated(at time.Time, pico map[string]int64) *rateguardv1.PriceOverride {
+	o := from(at, pico)
+	o.Backdated = true
+	return o
+}
+
+func TestBackdatedOverridesHoldOnlyWhereCostsAreRestated(t *testing.T) {
+	histories := []*rateguardv1.PriceHistory{history("openai", "gpt-4o", 7,
+		backdated(noon, map[string]int64{"input_tokens": 3_000_000}),
+		from(noon, map[string]int64{"input_tokens": 4_000_000}),
+		backdated(noon.Add(-time.Hour), map[string]int64{"input_tokens": 1_000_000}),
+		backdated(noon.Add(time.Hour), nil),
+	)}
+	charged := with(t, histories...)
+	restated, err := price.Default().Restated(histories)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const base = "genai-prices-0.1.8+91a9f7d8"
+	for _, s := range []struct {
+		name               string
+		at                 time.Time
+		charged, version   string
+		restated, version2 string
+	}{
+		{"before all", noon.Add(-2 * time.Hour), "1.875", base, "1.875", base},
+		{"known later", noon.Add(-time.Minute), "1.875", base, "1", base + "+override.7.backdated"},
+		{"corrected at the same instant", noon, "4", base + "+override.7", "3", base + "+override.7.backdated"},
+		{"given back later", noon.Add(time.Hour), "4", base + "+override.7", "1.875", base},
+	} {
+		if got := costAt(t, charged, "openai", "gpt-4o", s.at) + " " + versionAt(t, charged, s.at); got != s.charged+" "+s.version {
+			t.Errorf("%s, charged: got %s, want %s %s", s.name, got, s.charged, s.version)
+		}
+		if got := costAt(t, restated, "openai", "gpt-4o", s.at) + " " + versionAt(t, restated, s.at); got != s.restated+" "+s.version2 {
+			t.Errorf("%s, restated: got %s, want %s %s", s.name, got, s.restated, s.version2)
+		}
+	}
+	if charged.Version() == restated.Version() {
+		t.Error("two catalogues with different prices have one version")
+	}
+}
+
+func versionAt(t *testing.T, c *price.Catalogue, at time.Time) string {
+	t.Helper()
+	p, err := c.Find(price.Query{Provider: "openai", Model: "gpt-4o", At: at})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.Version()
+}
+
+func TestCanonicalNamesAreThoseOfTheCatalogue(t *testing.T) {
+	for _, test := range [][4]string{
+		{" OpenAI ", "GPT-4o", "openai", "gpt-4o"},
+		{"gemini", "gemini-2.5-flash", "google", "gemini-2.5-flash"},
+		{"acme", "Own/Model", "acme", "own/model"},
+	} {
+		if p, m := price.Default().Canonical(test[0], test[1]); p != test[2] || m != test[3] {
+			t.Errorf("%q %q: got %q %q", test[0], test[1], p, m)
+		}
 	}
 }
 

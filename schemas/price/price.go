@@ -22,7 +22,9 @@ func (p Price) Provider() string { return p.provider }
 // Model returns the catalogue's id of the model that the query's name stands for.
 func (p Price) Model() string { return p.model }
 
-// Version returns the version of the catalogue that the price comes from.
+// Version names the price: the version of the built-in catalogue, and where an override is in force "+override.<n>", n being the
+// version of its history, with ".backdated" behind it for a backdated one. With the model and the instant it says exactly
+// which rates were used, as long as every version of a history is kept.
 func (p Price) Version() string { return p.version }
 
 // ContextWindow returns the model's context window in tokens, 0 when it is not known.

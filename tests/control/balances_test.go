@@ -14,23 +14,23 @@ import (
 	"github.com/rateguard/rateguard/schemas/keyspace"
 )
 
-// ledger writes rows of the projection.
-type ledger struct {
+// balanceRows writes rows of the projection.
+type balanceRows struct {
 	t    *testing.T
 	conn *pgx.Conn
 }
 
-func newLedger(t *testing.T, database string) ledger {
+func newBalanceRows(t *testing.T, database string) balanceRows {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
-	return ledger{t, conn}
+	return balanceRows{t, conn}
 }
 
-func (l ledger) put(ws, budget string, generation int, balance string, start time.Time, posted, reserved string) {
+func (l balanceRows) put(ws, budget string, generation int, balance string, start time.Time, posted, reserved string) {
 	l.t.Helper()
 	const insert = `INSERT INTO balances (workspace, scope, budget_id, budget_generation, balance, period_start, posted_nano, reserved_nano)
 VALUES ($1, 'budget', $2, $3, $4, $5, $6::numeric, $7::numeric)`
@@ -40,7 +40,7 @@ VALUES ($1, 'budget', $2, $3, $4, $5, $6::numeric, $7::numeric)`
 }
 
 // followed says that the projection has shown everything up to an instant.
-func (l ledger) followed(at time.Time) {
+func (l balanceRows) followed(at time.Time) {
 	l.t.Helper()
 	const generation = `INSERT INTO projection_generations (projection, generation, reason) VALUES ('balances', 'g', 'test')`
 	const checkpoint = `INSERT INTO projection_checkpoints (projection, generation, topic, topic_id, partition, next_offset, end_offset, observed_at)
@@ -67,7 +67,7 @@ var thisMonth = func() time.Time {
 func TestBalancesOfTheLedger(t *testing.T) {
 	database := newDatabase(t)
 	s := idle(t, settings(t, database, "127.0.0.1:1"))
-	l := newLedger(t, database)
+	l := newBalanceRows(t, database)
 	ws, other := s.workspace("a"), s.workspace("b")
 	month := s.root().do("PUT", ws+"/budgets/month", anyBudget).want(t, 201).number("generation")
 	total := s.root().do("PUT", ws+"/budgets/total", map[string]any{"usd": "1", "period": "total"}).want(t, 201).number("generation")
@@ -130,7 +130,7 @@ const hostile = "gpt 4\n{x}:%&?é"
 func TestBalancesOfADividedBudgetArePaged(t *testing.T) {
 	database := newDatabase(t)
 	s := idle(t, settings(t, database, "127.0.0.1:1"))
-	l := newLedger(t, database)
+	l := newBalanceRows(t, database)
 	ws := s.workspace("a")
 	generation := s.root().do("PUT", ws+"/budgets/b", map[string]any{"usd": "2", "scope": "model"}).want(t, 201).number("generation")
 	want := map[string]string{}
@@ -171,7 +171,7 @@ func TestLiveBalances(t *testing.T) {
 	url, client := newRedis(t)
 	cfg.RedisURL = url
 	s := idle(t, cfg)
-	l := newLedger(t, database)
+	l := newBalanceRows(t, database)
 	ws := s.workspace("a")
 	put := func(name string, body map[string]any) int {
 		return s.root().do("PUT", ws+"/budgets/"+name, body).want(t, 201).number("generation")

@@ -37,18 +37,13 @@ const (
 	patience   = time.Minute
 )
 
-// newDatabase makes an empty database and returns its URL.
+// newDatabase makes an empty database and returns its URL. It is dropped after the test: PostgreSQL would write all of them to the disk
+// when it stops, and has 20 seconds for it.
 func newDatabase(t *testing.T) string {
 	t.Helper()
 	name := "t" + strings.ToLower(rand.Text())
-	conn, err := pgx.Connect(t.Context(), server.URL())
-	if err != nil {
-		t.Fatalf("connecting to PostgreSQL: %v", err)
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
-	if _, err := conn.Exec(t.Context(), "CREATE DATABASE "+name); err != nil {
-		t.Fatalf("creating a database: %v", err)
-	}
+	asServer(t.Context(), t, "CREATE DATABASE "+name)
+	t.Cleanup(func() { asServer(context.WithoutCancel(t.Context()), t, "DROP DATABASE "+name+" WITH (FORCE)") })
 	u, err := url.Parse(server.URL())
 	if err != nil {
 		t.Fatalf("reading the URL: %v", err)
@@ -57,11 +52,24 @@ func newDatabase(t *testing.T) string {
 	return u.String()
 }
 
+func asServer(ctx context.Context, t *testing.T, sql string) {
+	t.Helper()
+	conn, err := pgx.Connect(ctx, server.URL())
+	if err != nil {
+		t.Fatalf("connecting to PostgreSQL: %v", err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if _, err := conn.Exec(ctx, sql); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
 // newCluster starts a broker with the topics that control writes.
 func newCluster(t *testing.T) *kfake.Cluster {
 	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions,
-		topics.Policies.Name, topics.PolicyHistory.Name, topics.Keys.Name, topics.Audit.Name, topics.Ticks.Name))
+		topics.Policies.Name, topics.PolicyHistory.Name, topics.Keys.Name, topics.Audit.Name, topics.Ticks.Name,
+		topics.Prices.Name, topics.Costs.Name))
 	if err != nil {
 		t.Fatalf("starting a broker: %v", err)
 	}

@@ -344,7 +344,7 @@ func TestAWipedTopicIsFilledAgain(t *testing.T) {
 // TestChangesAreAcceptedWithoutABroker and published once there is one.
 func TestChangesAreAcceptedWithoutABroker(t *testing.T) {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, topics.Policies.Name, topics.PolicyHistory.Name,
-		topics.Keys.Name, topics.Audit.Name, topics.Ticks.Name))
+		topics.Keys.Name, topics.Audit.Name, topics.Ticks.Name, topics.Prices.Name))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -887,7 +887,10 @@ type PriceOverride struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	EffectiveFromUnixUs int64                  `protobuf:"varint,1,opt,name=effective_from_unix_us,json=effectiveFromUnixUs,proto3" json:"effective_from_unix_us,omitempty"`
 	// Unit name of the catalogue, for example "input_tokens", to pico-USD a unit.
-	PicoUsd       map[string]int64 `protobuf:"bytes,2,rep,name=pico_usd,json=picoUsd,proto3" json:"pico_usd,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	PicoUsd map[string]int64 `protobuf:"bytes,2,rep,name=pico_usd,json=picoUsd,proto3" json:"pico_usd,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The price became known after the fact: calls were charged by another one. It holds where costs are computed again, and never
+	// on the request path. Of two overrides with one instant, the backdated one corrects the other.
+	Backdated     bool `protobuf:"varint,3,opt,name=backdated,proto3" json:"backdated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -934,6 +937,13 @@ func (x *PriceOverride) GetPicoUsd() map[string]int64 {
 		return x.PicoUsd
 	}
 	return nil
+}
+
+func (x *PriceOverride) GetBackdated() bool {
+	if x != nil {
+		return x.Backdated
+	}
+	return false
 }
 
 var File_rateguard_v1_config_proto protoreflect.FileDescriptor
@@ -1025,10 +1035,11 @@ const file_rateguard_v1_config_proto_rawDesc = "" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x04R\aversion\x129\n" +
-	"\toverrides\x18\x04 \x03(\v2\x1b.rateguard.v1.PriceOverrideR\toverrides\"\xc5\x01\n" +
+	"\toverrides\x18\x04 \x03(\v2\x1b.rateguard.v1.PriceOverrideR\toverrides\"\xe3\x01\n" +
 	"\rPriceOverride\x123\n" +
 	"\x16effective_from_unix_us\x18\x01 \x01(\x03R\x13effectiveFromUnixUs\x12C\n" +
-	"\bpico_usd\x18\x02 \x03(\v2(.rateguard.v1.PriceOverride.PicoUsdEntryR\apicoUsd\x1a:\n" +
+	"\bpico_usd\x18\x02 \x03(\v2(.rateguard.v1.PriceOverride.PicoUsdEntryR\apicoUsd\x12\x1c\n" +
+	"\tbackdated\x18\x03 \x01(\bR\tbackdated\x1a:\n" +
 	"\fPicoUsdEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01*\x84\x01\n" +
