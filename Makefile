@@ -92,6 +92,10 @@ soak: build ## Kill everything each 10 s under 200 requests/s, then watch the pr
 	@RATEGUARD_CRASH_KILLS=5 go test -count=1 -timeout 15m -v -run TestKill ./tests/crash
 	@go run ./tests/load -bin bin -soak 10m
 
+.PHONY: chaos
+chaos: ## Let proxies, processors, Redis, Kafka and PostgreSQL fail under load for 10 minutes, then count everything; RATEGUARD_CHAOS_SEED repeats a run
+	@RATEGUARD_CHAOS_TIME=$${RATEGUARD_CHAOS_TIME:-10m} go test -count=1 -timeout 30m -v ./tests/chaos
+
 .PHONY: clean
 clean: ## Remove what was built; data and tools stay
 	rm -rf bin bench/out

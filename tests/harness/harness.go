@@ -72,8 +72,14 @@ func Main(m *testing.M, after ...func() error) {
 // New starts a system of tb's own.
 func New(tb testing.TB) *System {
 	tb.Helper()
+	return NewOn(tb, StartStores(tb))
+}
+
+// NewOn is New on stores that are there; those without a URL are embedded.
+func NewOn(tb testing.TB, st Stores) *System {
+	tb.Helper()
 	mock := StartMock(tb)
-	s, err := start(tb.Context(), tb.TempDir(), StartStores(tb), mock)
+	s, err := start(tb.Context(), tb.TempDir(), st, mock)
 	if err != nil {
 		tb.Fatalf("starting the system: %v", err)
 	}

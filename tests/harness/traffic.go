@@ -40,9 +40,11 @@ type Sent struct {
 
 // Traffic sends a mix of requests at a fixed rate and remembers every one.
 type Traffic struct {
-	client *http.Client
-	target Endpoints
-	key    string
+	client  *http.Client
+	targets []Endpoints
+	key     string
+	// leave decides for each request how long its client stays; 0: to the end.
+	leave func() time.Duration
 
 	mu     sync.Mutex // guards sent
 	sent   map[string]Sent
@@ -53,9 +55,16 @@ type Traffic struct {
 // StartTraffic sends rate requests a second to target until Stop, or the end of the test.
 func StartTraffic(tb testing.TB, target Endpoints, key string, rate int) *Traffic {
 	tb.Helper()
+	return StartRestlessTraffic(tb, []Endpoints{target}, key, rate, func() time.Duration { return 0 })
+}
+
+// StartRestlessTraffic is StartTraffic over several proxies in turns, with clients that leave after the time that leave says, which is asked once for
+// each request, in order; 0: they stay.
+func StartRestlessTraffic(tb testing.TB, targets []Endpoints, key string, rate int, leave func() time.Duration) *Traffic {
+	tb.Helper()
 	ctx, cancel := context.WithCancel(tb.Context())
 	t := &Traffic{
-		target: target, key: key, sent: map[string]Sent{}, cancel: cancel, done: make(chan struct{}),
+		targets: targets, key: key, leave: leave, sent: map[string]Sent{}, cancel: cancel, done: make(chan struct{}),
 		client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 256}},
 	}
 	go func() {
@@ -96,7 +105,15 @@ func (t *Traffic) run(ctx context.Context, rate int) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			wg.Go(func() { t.one(context.WithoutCancel(ctx), n) })
+			stays := t.leave()
+			wg.Go(func() {
+				ctx, cancel := context.WithoutCancel(ctx), context.CancelFunc(func() {})
+				if stays > 0 {
+					ctx, cancel = context.WithTimeout(ctx, stays)
+				}
+				defer cancel()
+				t.one(ctx, n)
+			})
 		}
 	}
 }
@@ -105,15 +122,15 @@ func (t *Traffic) one(ctx context.Context, n int) {
 	k := mix[n%len(mix)]
 	id := fmt.Sprintf("load-%d", n)
 	s := Sent{Kind: k.name}
-	s.Err = t.send(ctx, k, &s, id)
+	s.Err = t.send(ctx, k, &s, id, t.targets[n%len(t.targets)])
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sent[id] = s
 }
 
-func (t *Traffic) send(ctx context.Context, k kind, s *Sent, id string) error {
+func (t *Traffic) send(ctx context.Context, k kind, s *Sent, id string, target Endpoints) error {
 	body := fmt.Sprintf(k.body, id+strings.Repeat(" word", len(id)%7))
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, t.target.ProxyURL+k.path, strings.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, target.ProxyURL+k.path, strings.NewReader(body))
 	if err != nil {
 		return err
 	}
