@@ -16,6 +16,7 @@ import (
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/schemas/keyspace"
 	"github.com/rateguard/rateguard/schemas/limit"
+	"github.com/rateguard/rateguard/topics"
 )
 
 const usd = int64(1_000_000_000)
@@ -406,5 +407,79 @@ func TestTheMaximumIsLoweredToFit(t *testing.T) {
 	var most int64
 	if _, err := fmt.Sscanf(sent[strings.Index(sent, `"max_tokens":`):], `"max_tokens":%d`, &most); err != nil || most*600 > 100_000 || most < 100 {
 		t.Errorf("the maximum is %d (%v)", most, err)
+	}
+}
+
+// A period ends while a request is under way: it is charged to the one in which it was reserved, and the new one begins at zero.
+func TestAPeriodEndsWhileARequestIsUnderWay(t *testing.T) {
+	t.Parallel()
+	price := int64(600_000_000)
+	began := time.Now()
+	starts := []int64{began.Add(-time.Hour).UnixMicro(), began.Add(2 * time.Second).UnixMicro(), began.Add(time.Hour).UnixMicro(), began.Add(2 * time.Hour).UnixMicro()}
+	b := hard("hourly", usd)
+	b.Period, b.BoundariesUnixUs = "hour", starts
+	arrived, release := make(chan struct{}, 10), make(chan struct{})
+	r, store := budgeted(t, func(http.ResponseWriter, *http.Request) {
+		arrived <- struct{}{}
+		<-release
+	}, rigConfig{perCall: &price, budgets: []*rateguardv1.Budget{b}})
+	first := make(chan reply, 1)
+	go func() { first <- r.post(t, "/http/x", `{}`) }()
+	<-arrived
+	if got := r.post(t, "/http/x", `{}`); got.status != http.StatusTooManyRequests {
+		t.Errorf("a second in the same period: %d %s", got.status, got.body)
+	}
+	next := make(chan reply, 1)
+	eventually(t, func() bool { return time.Now().UnixMicro() > starts[1]+100_000 }, "the next period")
+	go func() { next <- r.post(t, "/http/x", `{}`) }()
+	<-arrived
+	close(release)
+	for _, got := range []reply{<-first, <-next} {
+		if got.status != http.StatusOK {
+			t.Errorf("%d %s", got.status, got.body)
+		}
+	}
+	for i, want := range []string{"600000000 0 0", "600000000 0 0"} {
+		field := keyspace.BudgetPeriod{Budget: "hourly", Generation: 1, StartUS: starts[i]}.Field()
+		eventually(t, func() bool {
+			text, err := store.Client().HGet(t.Context(), keyspace.State(workspace), field).Result()
+			return err == nil && text == want
+		}, "the balance of a period")
+	}
+	for i, o := range r.log.opened() {
+		if got := o.GetHolds()[0].GetPeriodStartUnixUs(); got != starts[i] {
+			t.Errorf("opening %d is of the period %d, want %d", i, got, starts[i])
+		}
+	}
+}
+
+// Schedule (y): a price changes while an answer is under way. It costs what was known when it was opened.
+func TestAPriceChangesWhileARequestIsUnderWay(t *testing.T) {
+	t.Parallel()
+	arrived, release := make(chan struct{}, 1), make(chan struct{})
+	r, store := budgeted(t, func(w http.ResponseWriter, req *http.Request) {
+		arrived <- struct{}{}
+		<-release
+		answerJSON(chatAnswer)(w, req)
+	}, rigConfig{budgets: []*rateguardv1.Budget{hard("b", usd)}})
+	done := make(chan reply, 1)
+	go func() { done <- r.chat(t) }()
+	<-arrived
+	apply(t, r.view, topics.Prices.Name, "openai/gpt-4o-mini", &rateguardv1.Event{Body: &rateguardv1.Event_PriceHistory{PriceHistory: &rateguardv1.PriceHistory{
+		Provider: "openai", Model: "gpt-4o-mini", Version: 1,
+		Overrides: []*rateguardv1.PriceOverride{{EffectiveFromUnixUs: 1, PicoUsd: map[string]int64{"input_tokens": 1_000_000, "output_tokens": 1_000_000}}},
+	}}})
+	close(release)
+	if got := <-done; got.status != http.StatusOK {
+		t.Fatalf("%d %s", got.status, got.body)
+	}
+	if posted, _ := balance(t, store, "b", ""); posted != 156_000 {
+		t.Errorf("posted %d, want the price of before", posted)
+	}
+	if got := r.chat(t); got.status != http.StatusOK {
+		t.Fatalf("%d %s", got.status, got.body)
+	}
+	if posted, _ := balance(t, store, "b", ""); posted != 156_000+1_010_000 {
+		t.Errorf("posted %d after another call, want the price of now for it", posted)
 	}
 }

@@ -380,3 +380,38 @@ func TestForgottenBalancesLeave(t *testing.T) {
 		t.Errorf("none is open: %q, %q, %s entries", s[old], s[fresh], s["n"])
 	}
 }
+
+// Schedule (r): 15,000 open reservations in one workspace are installed, shown, granted beside, and ended in one step.
+func TestFifteenThousandOpenReservations(t *testing.T) {
+	t.Parallel()
+	const n = 15_000
+	r := redistest.Start(t)
+	b := lua.NewBalances(openStore(t, lua.StoreConfig{URL: r.URL(), Timeout: patient}))
+	field := keyspace.BudgetPeriod{Budget: "b", Generation: 1}.Field()
+	in := &lua.Installation{Cut: lua.Cut{Workspace: "ws", Epoch: 3, To: 9, Posted: map[string]int64{field: 7}}, PolicyVersion: 1}
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = "r" + strconv.Itoa(i) + "/1"
+		in.Open = append(in.Open, lua.Entry{ID: ids[i], Producer: "gone", Amounts: []lua.Amount{{Field: field, Nano: 10}}})
+	}
+	if ok, err := b.Install(t.Context(), in); err != nil || !ok {
+		t.Fatalf("%t %v", ok, err)
+	}
+	a := admissions(t, r.URL())
+	req := reserve("mine/1", hold("b", 7+10*n+5, 6))
+	req.Epoch = 3
+	if d, err := a.Admit(t.Context(), req); err != nil || d.Admitted || d.Held[0].Stands != lua.StandsReserved || d.Held[0].ReservedNano != 10*n {
+		t.Errorf("above the limit: %+v %v", d, err)
+	}
+	entries, err := b.Retire(t.Context(), "ws", "gone")
+	if err != nil || len(entries) != n {
+		t.Fatalf("%d entries, %v", len(entries), err)
+	}
+	applied, _, _, err := b.Reconcile(t.Context(), &lua.Step{Cut: lua.Cut{Workspace: "ws", Epoch: 3, To: 10, Posted: map[string]int64{field: 8}}, From: 9, Ended: ids})
+	if err != nil || !applied {
+		t.Fatalf("%t %v", applied, err)
+	}
+	if d, err := a.Admit(t.Context(), req); err != nil || !d.Admitted || d.Held[0].PostedNano != 8 || d.Held[0].ReservedNano != 6 {
+		t.Errorf("after all have ended: %+v %v", d, err)
+	}
+}
