@@ -210,7 +210,11 @@ func (s *Server) Run(ctx context.Context) error {
 	err = errors.Join(err, beat.Wait())
 	flush, cancel := context.WithTimeout(back, s.cfg.FlushTimeout)
 	defer cancel()
-	if flushErr := s.spool.Flush(flush); flushErr != nil {
+	flushErr := s.spool.Flush(flush)
+	if flushErr == nil && s.spool.Stats().OpenReservations == 0 && s.amends.Waiting() == 0 && !errors.Is(err, ErrFenced) {
+		flushErr = s.rebuild.CloseSelf(flush) // else who finds the folder does it, or who misses the heartbeat
+	}
+	if flushErr != nil {
 		s.log.Warn("spool is not shipped whole; the next start ships the rest", slog.Any("error", flushErr))
 	}
 	stopShipping()

@@ -39,7 +39,7 @@ func TestRoleServesFromKafkaAndFromItsSnapshot(t *testing.T) {
 		}
 	}()
 	brokers := strings.Join(cluster.ListenAddrs(), ",")
-	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers), kgo.ConsumeTopics(topics.Costs.Name, topics.Requests.Name))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers), kgo.ConsumeTopics(topics.Costs.Name, topics.Requests.Name, topics.Producers.Name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,8 @@ func TestRoleServesFromKafkaAndFromItsSnapshot(t *testing.T) {
 	seen := map[string]int{}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	for seen["cost_settled"] == 0 || seen["request_recorded"] == 0 || seen["reservation_opened"] == 0 {
+	// It ended well, with nothing open: nobody has to wait for it or to close it.
+	for seen["cost_settled"] == 0 || seen["request_recorded"] == 0 || seen["reservation_opened"] == 0 || seen["closed"] == 0 {
 		fetches := cl.PollFetches(ctx)
 		if ctx.Err() != nil {
 			t.Fatalf("events did not arrive: %v", seen)
@@ -108,6 +109,9 @@ func TestRoleServesFromKafkaAndFromItsSnapshot(t *testing.T) {
 				return
 			}
 			seen[envelope.TypeName(e)]++
+			if e.GetProducerStatus().GetClosedAtUnixUs() > 0 {
+				seen["closed"]++
+			}
 		})
 	}
 	cl.Close()

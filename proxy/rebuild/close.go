@@ -174,6 +174,18 @@ func (r *Rebuilder) leftovers(s *state) ([]spool.Record, error) {
 	return records, nil
 }
 
+// CloseSelf says that this producer has ended: nothing of it is open, its records are all in the log, and nobody has to wait for it or to close it. It is called
+// after Run, while the spool still ships. A producer that was never announced has nothing to say.
+func (r *Rebuilder) CloseSelf(ctx context.Context) error {
+	id := r.cfg.Spool.ProducerID()
+	for _, status := range r.roster.Open() {
+		if status.GetProducerId() == id {
+			return r.finish(ctx, status)
+		}
+	}
+	return nil
+}
+
 // finish writes the producer's last status, after which nobody looks at it again.
 func (r *Rebuilder) finish(ctx context.Context, status *rateguardv1.ProducerStatus) error {
 	status = proto.CloneOf(status) // the reaper's view of the topic is read by others
