@@ -35,7 +35,8 @@ for _ = 1, count do
   redis.call('HSET', KEYS[1], ARGV[a + 1], ARGV[a + 2])
   a = a + 2
 end
-a, count = a + 1, tonumber(ARGV[a + 1])
+a = a + 1
+count = tonumber(ARGV[a]) -- in one statement with the line before, the stand-in's Lua reads the argument behind it
 for _ = 1, count do
   redis.call('HSET', KEYS[1], 'e' .. ARGV[a + 1], ARGV[a + 2])
   a = a + 2
