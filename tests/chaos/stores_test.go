@@ -52,12 +52,11 @@ func startBroker(t *testing.T) (address string, p *os.Process) {
 
 // replicated is a Redis with a replica behind one address.
 type replicated struct {
-	t        *testing.T
-	front    *forwarder
-	primary  string
-	replica  string
-	clients  map[string]*redis.Client
-	failures int
+	t       *testing.T
+	front   *forwarder
+	primary string
+	replica string
+	clients map[string]*redis.Client
 }
 
 func startRedis(t *testing.T) *replicated {
@@ -97,7 +96,7 @@ func (r *replicated) follow() {
 	if err := c.ConfigSet(r.t.Context(), "masterauth", "").Err(); err != nil {
 		r.t.Fatal(err)
 	}
-	if err := c.SlaveOf(r.t.Context(), host, port).Err(); err != nil {
+	if err := c.ReplicaOf(r.t.Context(), host, port).Err(); err != nil {
 		r.t.Fatal(err)
 	}
 	harness.Eventually(r.t, 30*time.Second, func() error {
@@ -118,7 +117,7 @@ func (r *replicated) cut() {
 // failover lets the replica take over, with what it has.
 func (r *replicated) failover() {
 	r.t.Helper()
-	if err := r.clients[r.replica].SlaveOf(r.t.Context(), "no", "one").Err(); err != nil {
+	if err := r.clients[r.replica].ReplicaOf(r.t.Context(), "no", "one").Err(); err != nil {
 		r.t.Fatal(err)
 	}
 	r.primary, r.replica = r.replica, r.primary
