@@ -7,6 +7,7 @@ import (
 
 	"github.com/rateguard/rateguard/proxy/call"
 	"github.com/rateguard/rateguard/proxy/lua"
+	terms "github.com/rateguard/rateguard/schemas/budget"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/schemas/keyspace"
 )
@@ -47,16 +48,13 @@ func newRules(w *call.Workspace) *rules {
 func permille(thresholds []float64) []uint32 {
 	var out []uint32
 	for _, t := range thresholds {
-		if t > 0 && t <= mostAlertAt {
+		if t > 0 && t <= terms.MaxAlertAt {
 			out = append(out, max(1, uint32(math.Round(t*1000))))
 		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
 }
-
-// mostAlertAt is the largest threshold of a policy, as a multiple of its limit.
-const mostAlertAt = 10
 
 // Values of a policy's fields.
 const (
