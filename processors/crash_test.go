@@ -159,6 +159,7 @@ func TestKilledProcessesNeitherLoseNorDouble(t *testing.T) {
 	<-fed
 	survivor, _ := start(t, cluster.Kafka, "one")
 	waitSums(t, survivor, each)
+	t.Logf("%d records for %d alerts", waitRaised(t, cluster, each), 4*workspaces)
 	t.Logf("%d table records for %d inputs", written(t, cluster), 2*each*workspaces)
 }
 
@@ -184,22 +185,25 @@ func TestAPausedProcessCannotTakeTheStateBack(t *testing.T) {
 	stop()
 	again, _ := start(t, cluster.Kafka, "heir")
 	waitSums(t, again, 2*each)
+	t.Logf("%d records for %d alerts", waitRaised(t, cluster, 2*each), 4*workspaces)
 	_, regressions := digest(t, cluster)
 	t.Logf("the zombie wrote %d stale records", regressions)
 }
 
 func TestTheTableIsTheSameAfterAWipe(t *testing.T) {
 	cluster := kafkatest.Start(t)
-	const each = 40
+	const each = 50 // 1,225 nano-USD: one alert each
 	feed(t, cluster, 0, each)
 	server, stop := start(t, cluster.Kafka, "one")
 	waitSums(t, server, each)
+	waitRaised(t, cluster, each)
 	stop()
 	want, _ := digest(t, cluster)
 
 	t.Run("of the local store", func(t *testing.T) { // every start is one
 		server, stop := start(t, cluster.Kafka, "one")
 		waitSums(t, server, each)
+		waitRaised(t, cluster, each)
 		stop()
 		if got, _ := digest(t, cluster); got != want {
 			t.Errorf("digest: got %s, want %s", got, want)
@@ -220,6 +224,7 @@ func TestTheTableIsTheSameAfterAWipe(t *testing.T) {
 		}
 		server, stop := start(t, cluster.Kafka, "two")
 		waitSums(t, server, each)
+		waitRaised(t, cluster, each)
 		stop()
 		if got, _ := digest(t, cluster); got != want {
 			t.Errorf("digest: got %s, want %s", got, want)

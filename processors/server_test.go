@@ -54,12 +54,17 @@ func (w testWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// limit is that of the budget of life, in nano-USD: 100 reservations cost half of it.
+const limit = 9900
+
 // life returns the events of n reservations of one producer in a workspace, each of a cost of i nano-USD.
 func life(producer, workspace string, from, n int) []*rateguardv1.Event {
 	var events []*rateguardv1.Event
 	for i := from; i < from+n; i++ {
 		id := fmt.Sprintf("%s-%s-%d/1", producer, workspace, i)
-		hold := &rateguardv1.Hold{BudgetId: "b1", BudgetGeneration: 1, AmountNanoUsd: 1000}
+		hold := &rateguardv1.Hold{
+			BudgetId: "b1", BudgetGeneration: 1, AmountNanoUsd: 1000, LimitNanoUsd: limit, AlertPermille: []uint32{100, 500, 1000}, Hard: true,
+		}
 		subject := &rateguardv1.Subject{OpenedAtUnixUs: 1_790_000_000_000_000}
 		event := func(seq int, body *rateguardv1.Event) *rateguardv1.Event {
 			body.ProducerId, body.Sequence, body.WorkspaceId = producer, uint64(seq), workspace

@@ -114,9 +114,9 @@ var (
 	}
 	Alerts = Topic{
 		Name: "rateguard.alerts.v1", Key: ByWorkspace, Sharded: true,
-		Bodies: []string{"alert"}, Cleanup: Delete, Retention: 90 * day, Writers: []string{"processors"},
+		Bodies: []string{"alert"}, Cleanup: Delete, Retention: 90 * day, Writers: []string{"processors", "proxy"},
 		MaxMessageBytes: kafkaMaxMessageBytes,
-		Doc:             "Alerts raised and resolved, for webhooks and other systems.",
+		Doc:             "Alerts raised and resolved, for webhooks and other systems: CloudEvents in binary mode. Repeats have the same id.",
 	}
 	Audit = Topic{
 		Name: "rateguard.audit.v1", Key: ByWorkspace, Sharded: true,
@@ -137,6 +137,7 @@ var (
 		Doc:             "The time, once a partition each 10 s: the clock of the folds.",
 	}
 	SpendTable = table(SpendGroup)
+	SpendLoop  = loop(SpendGroup)
 )
 
 // SpendGroup is the consumer group of the spend processor; goka derives its table's topic from it.
@@ -152,9 +153,19 @@ func table(group string) Topic {
 	}
 }
 
+// loop returns the topic in which a group hears what was published of its outbox.
+func loop(group string) Topic {
+	return Topic{
+		Name: group + "-loop", Key: ByWorkspace, Sharded: true,
+		Bodies: []string{"outbox_acknowledged"}, Cleanup: Delete, Retention: day, Writers: []string{"processors"},
+		MaxMessageBytes: kafkaMaxMessageBytes,
+		Doc:             "What is published of the outbox of the group " + group + ".",
+	}
+}
+
 // All returns every topic in the order of the documentation.
 func All() []Topic {
-	return []Topic{Requests, Costs, Producers, Policies, PolicyHistory, Keys, Prices, Alerts, Audit, DeadLetters, Ticks, SpendTable}
+	return []Topic{Requests, Costs, Producers, Policies, PolicyHistory, Keys, Prices, Alerts, Audit, DeadLetters, Ticks, SpendTable, SpendLoop}
 }
 
 // ByName returns the topic of that name.

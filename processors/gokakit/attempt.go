@@ -80,6 +80,9 @@ func (a *attempt) inspect(ctx context.Context) error {
 	for _, t := range a.graph.Clocks {
 		names = append(names, t.Name)
 	}
+	if len(a.graph.Outputs) > 0 {
+		names = append(names, a.graph.Loop.Name)
+	}
 	details, err := client.ListTopics(ctx, names...)
 	if err != nil {
 		return fmt.Errorf("describing topics of group %s: %w", a.graph.Name, err)
@@ -135,15 +138,18 @@ func (a *attempt) build(ctx context.Context) error {
 }
 
 func (a *attempt) define(ctx context.Context) *goka.GroupGraph {
-	edges := []goka.Edge{goka.Persist(valueCodec{}), goka.Input(goka.Stream(a.graph.Input.Name), eventCodec{}, a.callback(ctx, false))}
+	edges := []goka.Edge{goka.Persist(valueCodec{}), goka.Input(goka.Stream(a.graph.Input.Name), eventCodec{}, a.callback(ctx, counted))}
 	for _, t := range a.graph.Clocks {
-		edges = append(edges, goka.Input(goka.Stream(t.Name), eventCodec{}, a.callback(ctx, true)))
+		edges = append(edges, goka.Input(goka.Stream(t.Name), eventCodec{}, a.callback(ctx, clock)))
+	}
+	if len(a.graph.Outputs) > 0 {
+		edges = append(edges, goka.Loop(eventCodec{}, a.callback(ctx, acknowledgement))) // of the name <group>-loop
 	}
 	return goka.DefineGroup(goka.Group(a.graph.Name), edges...)
 }
 
 // callback returns goka's callback of an input: one step, one SetValue.
-func (a *attempt) callback(ctx context.Context, clock bool) goka.ProcessCallback {
+func (a *attempt) callback(ctx context.Context, kind inputKind) goka.ProcessCallback {
 	return func(g goka.Context, message any) {
 		in, ok := message.(*record)
 		if !ok {
@@ -156,7 +162,7 @@ func (a *attempt) callback(ctx context.Context, clock bool) goka.ProcessCallback
 			return
 		}
 		held, _ := g.Value().(*rateguardv1.TableValue)
-		at := position{topicID: a.topicIDs[string(g.Topic())], offset: g.Offset(), clock: clock}
+		at := position{topicID: a.topicIDs[string(g.Topic())], partition: g.Partition(), offset: g.Offset(), kind: kind}
 		next, what, notes := step(a.graph, held, at, g.Key(), in)
 		if in.err != nil { // also when repeated: the first time may have failed before it was durable
 			a.bury(ctx, g, in, in.err)
@@ -166,7 +172,9 @@ func (a *attempt) callback(ctx context.Context, clock bool) goka.ProcessCallback
 			a.metrics.notes.WithLabelValues(n.Kind).Inc()
 			a.log.Warn("fold note", slog.String("kind", n.Kind), slog.String("detail", n.Detail), slog.String("workspace", g.Key()))
 		}
-		g.SetValue(next)
+		if next != nil {
+			g.SetValue(next)
+		}
 	}
 }
 
@@ -277,6 +285,7 @@ func (a *attempt) newTopicManager(brokers []string) (goka.TopicManager, error) {
 	t.NoCreate = true
 	t.MismatchBehavior = goka.TMConfigMismatchBehaviorFail
 	t.Table.Replication = a.replicas
+	t.Stream.Replication, t.Stream.Retention = a.replicas, a.graph.Loop.Retention
 	return goka.TopicManagerBuilderWithConfig(c, t)(brokers)
 }
 

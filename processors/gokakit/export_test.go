@@ -19,6 +19,16 @@ func NewConsumerGroup(inner sarama.ConsumerGroup, log *slog.Logger) sarama.Consu
 	return newConsumerGroup(inner, log)
 }
 
+var (
+	Enqueue     = enqueue
+	Acknowledge = acknowledge
+)
+
+// At is a position of a counted input.
+func At(topicID string, partition int32, offset int64) position {
+	return position{topicID: []byte(topicID), partition: partition, offset: offset}
+}
+
 func NewMapStorage() storage.Storage { return newMapStorage(nil) }
 
 func NewMerge() goka.UpdateCallback { return new(merger).Update }

@@ -15,6 +15,8 @@ type metrics struct {
 	deadLetters prometheus.Counter
 	refused     prometheus.Counter
 	restarts    prometheus.Counter
+
+	published, outboxRestarts prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, group string) (*metrics, error) {
@@ -28,8 +30,11 @@ func newMetrics(reg prometheus.Registerer, group string) (*metrics, error) {
 		deadLetters: prometheus.NewCounter(opts("dead_letters_total", "Inputs that could not be read.")),
 		refused:     prometheus.NewCounter(opts("table_records_refused_total", "Table records that would have taken a key back.")),
 		restarts:    prometheus.NewCounter(opts("restarts_total", "Times the group was built again after an error.")),
+
+		published:      prometheus.NewCounter(opts("outbox_published_total", "Events of the outbox that were published, repeats included.")),
+		outboxRestarts: prometheus.NewCounter(opts("outbox_restarts_total", "Times the reader of the outbox was built again after an error.")),
 	}
-	for _, c := range []prometheus.Collector{m.inputs, m.notes, m.deadLetters, m.refused, m.restarts} {
+	for _, c := range []prometheus.Collector{m.inputs, m.notes, m.deadLetters, m.refused, m.restarts, m.published, m.outboxRestarts} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics of group %s: %w", group, err)
 		}

@@ -19,7 +19,6 @@ import (
 	"github.com/rateguard/rateguard/processors/gokakit"
 	"github.com/rateguard/rateguard/processors/group"
 	"github.com/rateguard/rateguard/processors/internal/kafkatest"
-	"github.com/rateguard/rateguard/schemas/fold"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/topics"
 )
@@ -128,12 +127,12 @@ func counter(each func(ctx goka.Context, n int64)) *goka.GroupGraph {
 func tally() group.Graph {
 	return group.Graph{
 		Name: topics.SpendGroup, Generation: 1, Input: topics.Costs, Clocks: []topics.Topic{topics.Ticks}, Table: topics.SpendTable,
-		Fold: func(state []byte, in group.Input) ([]byte, []fold.Note) {
+		Fold: func(state []byte, in group.Input) group.Result {
 			if in.Event.GetTick() != nil {
-				return state, nil
+				return group.Result{State: state}
 			}
 			n, _ := strconv.Atoi(string(state))
-			return []byte(strconv.Itoa(n + 1)), nil
+			return group.Result{State: []byte(strconv.Itoa(n + 1))}
 		},
 	}
 }

@@ -62,11 +62,7 @@ func (p *publisher) deadLetter(ctx context.Context, s source, cause error) error
 	if err != nil {
 		return fmt.Errorf("encoding a dead letter: %w", err)
 	}
-	r := &kgo.Record{Topic: topics.DeadLetters.Name, Key: s.key, Value: value}
-	for _, h := range envelope.Headers(e, "") {
-		r.Headers = append(r.Headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
-	}
-	if err := p.client.ProduceSync(ctx, r).FirstErr(); err != nil {
+	if err := p.client.ProduceSync(ctx, newRecord(topics.DeadLetters.Name, s.key, value, e)).FirstErr(); err != nil {
 		return fmt.Errorf("writing a dead letter of %s: %w", id, err)
 	}
 	return nil

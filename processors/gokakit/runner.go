@@ -57,26 +57,45 @@ const (
 	goodRun    = time.Minute
 )
 
-// Run runs the group until ctx ends, then returns nil. Errors never end it: a broker that
-// vanishes, a topic that is not there yet or a failed write ends one attempt, and the next is built anew.
+// Run runs the group and the reader of its outbox until ctx ends, then returns nil. Errors never end it: a broker that
+// vanishes, a topic that is not there yet or a failed write ends one attempt, and the next is built anew. The two are supervised apart: a topic that
+// takes no alerts must not hold up the sums.
 func (r *Runner) Run(ctx context.Context) error {
+	var both sync.WaitGroup
+	if len(r.graph.Outputs) > 0 {
+		both.Go(func() {
+			r.supervise(ctx, r.publishOutbox, func(err error, pause time.Duration) {
+				r.metrics.outboxRestarts.Inc()
+				r.log.Error("outbox reader ended, starting it again", slog.Any("error", err), slog.Duration("pause", pause))
+			})
+		})
+	}
+	r.supervise(ctx, r.attempt, func(err error, pause time.Duration) {
+		r.metrics.restarts.Inc()
+		r.log.Error("group ended, starting it again", slog.Any("error", err), slog.Duration("pause", pause))
+		r.setAttempt(nil, err)
+	})
+	both.Wait()
+	return nil
+}
+
+// supervise runs something again and again until ctx ends, with a pause after each end, which it reports.
+func (r *Runner) supervise(ctx context.Context, attempt func(context.Context) error, ended func(err error, pause time.Duration)) {
 	pause := backoff.NewExponentialBackOff(backoff.WithInitialInterval(firstPause), backoff.WithMaxInterval(longPause), backoff.WithMaxElapsedTime(0))
 	for {
 		started := time.Now()
-		err := r.attempt(ctx)
+		err := attempt(ctx)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // stopping; what goka calls that is of no interest
+			return // stopping; what goka calls that is of no interest
 		}
 		if time.Since(started) > goodRun {
 			pause.Reset()
 		}
 		wait := pause.NextBackOff()
-		r.metrics.restarts.Inc()
-		r.log.Error("group ended, starting it again", slog.Any("error", err), slog.Duration("pause", wait))
-		r.setAttempt(nil, err)
+		ended(err, wait)
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-time.After(wait):
 		}
 	}

@@ -43,41 +43,56 @@ const (
 	outcomeRepeated outcome = "repeated"
 	outcomeBad      outcome = "bad"
 	outcomeClock    outcome = "clock"
+	outcomeAcked    outcome = "acknowledged"
 )
 
 // position is where an input stands.
 type position struct {
-	topicID []byte
-	offset  int64
-	// clock: the input only tells the time and moves no applied offset. A tick that did would
-	// order two states by a clock and not by what they counted.
-	clock bool
+	topicID   []byte
+	partition int32
+	offset    int64
+	kind      inputKind
 }
 
+// inputKind is what a topic is for its group. Only what is counted moves an applied offset: a tick or an acknowledgement that
+// did would order two states by something else than what they counted.
+type inputKind int
+
+const (
+	counted inputKind = iota
+	clock
+	acknowledgement
+)
+
 // step is the one way from an input to a table value. Whatever happens, the caller writes the
-// result: one record an input, so that the table is a prefix of the inputs.
+// result: one record an input, so that the table is a prefix of the inputs. It is nil only for an acknowledgement of what is
+// not here, after the table was made anew.
 func step(g group.Graph, held *rateguardv1.TableValue, at position, key string, in *record) (*rateguardv1.TableValue, outcome, []fold.Note) {
+	if at.kind == acknowledgement && in.err == nil {
+		return acknowledge(held, in.event.GetOutboxAcknowledged().GetIds()), outcomeAcked, nil
+	}
 	next := held
 	if next == nil {
 		next = new(rateguardv1.TableValue)
 	}
-	if !at.clock && at.offset <= fold.Applied(next, at.topicID) {
+	if at.kind == counted && at.offset <= fold.Applied(next, at.topicID) {
 		// Not "return": if the table's topic lacks what the store has, this writes it.
 		return next, outcomeRepeated, nil
 	}
 	next.Generation = g.Generation
-	if !at.clock {
+	if at.kind == counted {
 		fold.SetApplied(next, at.topicID, at.offset)
 	}
 	if in.err != nil {
 		return next, outcomeBad, nil
 	}
-	var notes []fold.Note
-	next.State, notes = g.Fold(next.GetState(), group.Input{Key: key, Event: in.event})
+	did := g.Fold(next.GetState(), group.Input{Key: key, Event: in.event})
+	next.State = did.State
+	notes := append(did.Notes, enqueue(g, next, at, did.Outputs)...)
 	if n := len(next.GetState()); n > stateLimit {
 		notes = append(notes, fold.Note{Kind: "state_large", Detail: fmt.Sprintf("%d bytes", n)})
 	}
-	if at.clock {
+	if at.kind == clock {
 		return next, outcomeClock, notes
 	}
 	return next, outcomeApplied, notes

@@ -16,11 +16,11 @@ import (
 func TestStateOfAWorkspaceIsItsSums(t *testing.T) {
 	var held []byte
 	for seq := range uint64(2) {
-		held, _ = spend.Graph().Fold(held, group.Input{Key: "ws_1", Event: &rateguardv1.Event{
+		held = spend.Graph().Fold(held, group.Input{Key: "ws_1", Event: &rateguardv1.Event{
 			ProducerId: "p", Sequence: 1 + seq, Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: &rateguardv1.ReservationOpened{
 				ReservationId: "r", BoundNanoUsd: proto.Int64(100), Subject: &rateguardv1.Subject{OpenedAtUnixUs: 1},
 			}},
-		}})
+		}}).State
 	}
 	s, err := state.Decode(held)
 	if want := (&rateguardv1.Sums{ReservedNanoUsd: 200, Opened: 2}); err != nil || !proto.Equal(s.GetTotal(), want) {
@@ -45,10 +45,10 @@ func TestStateOfAPartitionIsItsLatestRound(t *testing.T) {
 		{round("p", 2), 3, "q"},
 		{&rateguardv1.Event{ProducerId: "p", Body: &rateguardv1.Event_Seal{Seal: &rateguardv1.Seal{N: 9, ProducerId: "p"}}}, 3, "q"},
 	} {
-		next, notes := spend.Graph().Fold(held, group.Input{Key: hash.PartitionKey(0, 8), Event: step.event})
-		held = next
-		if len(notes) != 0 {
-			t.Errorf("step %d: notes %v", i, notes)
+		did := spend.Graph().Fold(held, group.Input{Key: hash.PartitionKey(0, 8), Event: step.event})
+		held = did.State
+		if len(did.Notes) != 0 {
+			t.Errorf("step %d: notes %v", i, did.Notes)
 		}
 		if step.n == 0 {
 			if len(held) != 0 {

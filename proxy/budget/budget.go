@@ -128,6 +128,7 @@ func (b *Budgets) note(c *call.Call, h *Held) {
 		hold := &holds[i]
 		hold.BudgetId, hold.BudgetGeneration, hold.Balance = r.policy.GetId(), r.policy.GetGeneration(), h.subjects[i]
 		hold.AmountNanoUsd, hold.LimitNanoUsd = int64(c.Quote.Bound), r.policy.GetLimitNanoUsd()
+		hold.AlertPermille, hold.Hard = r.alerts, r.hard
 		c.Holds[i] = hold
 	}
 }

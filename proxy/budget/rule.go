@@ -1,10 +1,13 @@
 package budget
 
 import (
+	"math"
+	"slices"
 	"time"
 
 	"github.com/rateguard/rateguard/proxy/call"
 	"github.com/rateguard/rateguard/proxy/lua"
+	terms "github.com/rateguard/rateguard/schemas/budget"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/schemas/keyspace"
 )
@@ -17,6 +20,8 @@ type rule struct {
 	hard, closed bool
 	// field is the balance of a budget that has but one.
 	field string
+	// alerts are the thresholds in permille of the limit, ascending. All holds share them.
+	alerts []uint32
 }
 
 // rules are the budgets of a workspace at one version of its policy.
@@ -29,7 +34,7 @@ func newRules(w *call.Workspace) *rules {
 	out := &rules{workspace: w}
 	for _, b := range w.Document.GetBudgets() {
 		// Whatever is not "soft" is hard, and what is not "open" is closed: a word that this release does not know must not let requests through.
-		r := rule{policy: b, where: call.NewScope(b.GetScope(), b.GetMatch()), hard: b.GetEnforcement() != Soft}
+		r := rule{policy: b, where: call.NewScope(b.GetScope(), b.GetMatch()), hard: b.GetEnforcement() != Soft, alerts: permille(b.GetAlertAt())}
 		r.closed = r.hard || b.GetOnStoreFailure() != failOpen
 		if r.where.One() {
 			r.field = keyspace.Balance(b.GetId(), b.GetGeneration(), "")
@@ -37,6 +42,18 @@ func newRules(w *call.Workspace) *rules {
 		out.list = append(out.list, r)
 	}
 	return out
+}
+
+// permille returns thresholds as folds take them. What is above 0 is at least one; what is no number or out of all reason is left out.
+func permille(thresholds []float64) []uint32 {
+	var out []uint32
+	for _, t := range thresholds {
+		if t > 0 && t <= terms.MaxAlertAt {
+			out = append(out, max(1, uint32(math.Round(t*1000))))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // Values of a policy's fields.

@@ -84,7 +84,7 @@ func Decode(value []byte) (*rateguardv1.Event, error) {
 	return e, nil
 }
 
-// Headers returns the record headers of an event; traceParent may be empty.
+// Headers returns the record headers of an event; traceParent may be empty. An alert is a CloudEvent too.
 func Headers(e *rateguardv1.Event, traceParent string) []Header {
 	h := []Header{
 		{HeaderType, []byte(TypeName(e))},
@@ -92,6 +92,9 @@ func Headers(e *rateguardv1.Event, traceParent string) []Header {
 	}
 	if traceParent != "" {
 		h = append(h, Header{HeaderTraceParent, []byte(traceParent)})
+	}
+	if a := e.GetAlert(); a != nil {
+		h = appendCloudEvent(h, e, a)
 	}
 	return h
 }

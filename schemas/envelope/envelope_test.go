@@ -160,6 +160,25 @@ func TestHeaders(t *testing.T) {
 	if diff := cmp.Diff(want, envelope.Headers(e, trace)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	alert := &rateguardv1.Event{
+		Id: "e1", WorkspaceId: "ws/1", OccurredAtUnixUs: 1_790_000_000_000_500,
+		Body: &rateguardv1.Event_Alert{Alert: &rateguardv1.Alert{Rule: "budget:b1", State: "raised"}},
+	}
+	encode(t, alert)
+	want = []envelope.Header{
+		{Key: "rg-type", Value: []byte("alert")},
+		{Key: "rg-version", Value: []byte("1")},
+		{Key: "ce_specversion", Value: []byte("1.0")},
+		{Key: "ce_id", Value: []byte("e1")},
+		{Key: "ce_source", Value: []byte("/rateguard/workspaces/ws%2F1")},
+		{Key: "ce_type", Value: []byte("rateguard.alert.raised")},
+		{Key: "ce_subject", Value: []byte("budget:b1")},
+		{Key: "ce_time", Value: []byte("2026-09-21T14:13:20.0005Z")},
+		{Key: "content-type", Value: []byte("application/protobuf")},
+	}
+	if diff := cmp.Diff(want, envelope.Headers(alert, "")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
 	if got := envelope.TypeName(&rateguardv1.Event{}); got != "" {
 		t.Errorf("type name of nothing: %q", got)
 	}

@@ -20,6 +20,8 @@ type Effect struct {
 	New bool
 	// Closed: the event is a ProducerClosed that was taken. One that is not the first, or has another mark, is ignored by everyone.
 	Closed bool
+	// Alerts are what the event made known of budgets, at most maxAlerts. The state notes each, so that none comes twice.
+	Alerts []Alert
 	Notes  []fold.Note
 }
 
@@ -61,6 +63,8 @@ type folding struct {
 	Effect
 	state *rateguardv1.SpendState
 	event *rateguardv1.Event
+	// postponed: there were more alerts than one event may raise.
+	postponed bool
 }
 
 func (f *folding) note(kind, detail string) {
@@ -108,6 +112,7 @@ func (f *folding) firstEnd(o *rateguardv1.Outcome) {
 		sums.Estimated += count(o.GetEstimated())
 		sums.Unpriced += count(o.CostNanoUsd == nil)
 	})
+	f.alert(o)
 }
 
 func (f *folding) correct(c *rateguardv1.CostCorrected) {
@@ -132,6 +137,7 @@ func (f *folding) replace(o *rateguardv1.Outcome, previous *int64, previousEstim
 		sums.Estimated = step(sums.GetEstimated(), previousEstimated, o.GetEstimated())
 		sums.Unpriced = step(sums.GetUnpriced(), previous == nil, o.CostNanoUsd == nil)
 	})
+	f.alert(o)
 }
 
 // closeProducer takes a ProducerClosed iff it is the first of that producer and its mark is the
@@ -180,12 +186,13 @@ func (f *folding) each(subject *rateguardv1.Subject, holds []*rateguardv1.Hold, 
 	change(f.state.GetTotal(), nil)
 	change(month(f.state, monthOf(opened)), nil)
 	for _, h := range holds {
-		sums := period(f.state, h)
-		if sums == nil {
+		p := period(f.state, h)
+		if p == nil {
 			f.note(notePeriodDropped, fmt.Sprintf("budget %s from %d", h.GetBudgetId(), h.GetPeriodStartUnixUs()))
 			continue
 		}
-		change(sums, h)
+		noteLimit(p, subject, h)
+		change(p.GetSums(), h)
 	}
 }
 

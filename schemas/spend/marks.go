@@ -18,6 +18,7 @@ const (
 	notePeriodDropped = "budget_period_dropped"
 	noteOverflow      = "sum_overflow"
 	noteSkipped       = "record_skipped"
+	notePostponed     = "budget_alerts_postponed"
 )
 
 // Producer returns what a state holds of a producer; nil when it holds nothing.

@@ -61,8 +61,8 @@ func month(s *rateguardv1.SpendState, m int32) *rateguardv1.Sums {
 	return s.Months[i].Sums
 }
 
-// period returns the sums of a hold's budget period, made when missing; nil when the period was dropped already.
-func period(s *rateguardv1.SpendState, h *rateguardv1.Hold) *rateguardv1.Sums {
+// period returns a hold's budget period, made when missing; nil when it was dropped already.
+func period(s *rateguardv1.SpendState, h *rateguardv1.Hold) *rateguardv1.PeriodSums {
 	i, found := slices.BinarySearchFunc(s.GetBudgets(), h, func(e *rateguardv1.BudgetSums, h *rateguardv1.Hold) int {
 		return cmp.Or(cmp.Compare(e.GetBudgetId(), h.GetBudgetId()), cmp.Compare(e.GetGeneration(), h.GetBudgetGeneration()))
 	})
@@ -77,16 +77,16 @@ func period(s *rateguardv1.SpendState, h *rateguardv1.Hold) *rateguardv1.Sums {
 	return balancePeriod(b.Balances[j], h.GetPeriodStartUnixUs())
 }
 
-func balancePeriod(b *rateguardv1.BalanceSums, start int64) *rateguardv1.Sums {
+func balancePeriod(b *rateguardv1.BalanceSums, start int64) *rateguardv1.PeriodSums {
 	i, found := slices.BinarySearchFunc(b.GetPeriods(), start, func(e *rateguardv1.PeriodSums, start int64) int { return cmp.Compare(e.GetStartUnixUs(), start) })
 	if found {
-		return b.Periods[i].Sums
+		return b.Periods[i]
 	}
 	if b.GetDroppedUntilUnixUs() != 0 && start <= b.GetDroppedUntilUnixUs() {
 		return nil
 	}
 	b.Periods = slices.Insert(b.Periods, i, &rateguardv1.PeriodSums{StartUnixUs: start, Sums: new(rateguardv1.Sums)})
-	return b.Periods[i].Sums
+	return b.Periods[i]
 }
 
 // prune drops what lies beyond the horizons. Periods that hold an open reservation stay.

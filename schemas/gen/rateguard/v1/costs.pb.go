@@ -214,8 +214,12 @@ type Hold struct {
 	PostedNanoUsd   int64 `protobuf:"varint,6,opt,name=posted_nano_usd,json=postedNanoUsd,proto3" json:"posted_nano_usd,omitempty"`
 	ReservedNanoUsd int64 `protobuf:"varint,7,opt,name=reserved_nano_usd,json=reservedNanoUsd,proto3" json:"reserved_nano_usd,omitempty"`
 	LimitNanoUsd    int64 `protobuf:"varint,8,opt,name=limit_nano_usd,json=limitNanoUsd,proto3" json:"limit_nano_usd,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Shares of the limit at which the policy of the grant wants an alert, in permille; ascending.
+	AlertPermille []uint32 `protobuf:"varint,9,rep,packed,name=alert_permille,json=alertPermille,proto3" json:"alert_permille,omitempty"`
+	// The budget refuses what does not fit; otherwise it only counts.
+	Hard          bool `protobuf:"varint,10,opt,name=hard,proto3" json:"hard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hold) Reset() {
@@ -302,6 +306,20 @@ func (x *Hold) GetLimitNanoUsd() int64 {
 		return x.LimitNanoUsd
 	}
 	return 0
+}
+
+func (x *Hold) GetAlertPermille() []uint32 {
+	if x != nil {
+		return x.AlertPermille
+	}
+	return nil
+}
+
+func (x *Hold) GetHard() bool {
+	if x != nil {
+		return x.Hard
+	}
+	return false
 }
 
 // ReservationOpened precedes every forwarded request in the log, also where no budget applies.
@@ -1083,7 +1101,7 @@ const file_rateguard_v1_costs_proto_rawDesc = "" +
 	"\x11opened_at_unix_us\x18\b \x01(\x03R\x0eopenedAtUnixUs\x12#\n" +
 	"\rprice_version\x18\t \x01(\tR\fpriceVersion\x12%\n" +
 	"\x0epolicy_version\x18\n" +
-	" \x01(\x04R\rpolicyVersion\"\xbd\x02\n" +
+	" \x01(\x04R\rpolicyVersion\"\xf8\x02\n" +
 	"\x04Hold\x12\x1b\n" +
 	"\tbudget_id\x18\x01 \x01(\tR\bbudgetId\x12+\n" +
 	"\x11budget_generation\x18\x02 \x01(\x04R\x10budgetGeneration\x12\x18\n" +
@@ -1092,7 +1110,10 @@ const file_rateguard_v1_costs_proto_rawDesc = "" +
 	"\x0famount_nano_usd\x18\x05 \x01(\x03R\ramountNanoUsd\x12&\n" +
 	"\x0fposted_nano_usd\x18\x06 \x01(\x03R\rpostedNanoUsd\x12*\n" +
 	"\x11reserved_nano_usd\x18\a \x01(\x03R\x0freservedNanoUsd\x12$\n" +
-	"\x0elimit_nano_usd\x18\b \x01(\x03R\flimitNanoUsd\"\x83\x03\n" +
+	"\x0elimit_nano_usd\x18\b \x01(\x03R\flimitNanoUsd\x12%\n" +
+	"\x0ealert_permille\x18\t \x03(\rR\ralertPermille\x12\x12\n" +
+	"\x04hard\x18\n" +
+	" \x01(\bR\x04hard\"\x83\x03\n" +
 	"\x11ReservationOpened\x12%\n" +
 	"\x0ereservation_id\x18\x01 \x01(\tR\rreservationId\x12/\n" +
 	"\asubject\x18\x02 \x01(\v2\x15.rateguard.v1.SubjectR\asubject\x12)\n" +

@@ -58,6 +58,7 @@ type Event struct {
 	//	*Event_ControlAction
 	//	*Event_Tick
 	//	*Event_DeadLetter
+	//	*Event_OutboxAcknowledged
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -331,6 +332,15 @@ func (x *Event) GetDeadLetter() *DeadLetter {
 	return nil
 }
 
+func (x *Event) GetOutboxAcknowledged() *OutboxAcknowledged {
+	if x != nil {
+		if x, ok := x.Body.(*Event_OutboxAcknowledged); ok {
+			return x.OutboxAcknowledged
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -419,6 +429,10 @@ type Event_DeadLetter struct {
 	DeadLetter *DeadLetter `protobuf:"bytes,47,opt,name=dead_letter,json=deadLetter,proto3,oneof"`
 }
 
+type Event_OutboxAcknowledged struct {
+	OutboxAcknowledged *OutboxAcknowledged `protobuf:"bytes,48,opt,name=outbox_acknowledged,json=outboxAcknowledged,proto3,oneof"`
+}
+
 func (*Event_RequestRecorded) isEvent_Body() {}
 
 func (*Event_DenialsAggregated) isEvent_Body() {}
@@ -461,11 +475,13 @@ func (*Event_Tick) isEvent_Body() {}
 
 func (*Event_DeadLetter) isEvent_Body() {}
 
+func (*Event_OutboxAcknowledged) isEvent_Body() {}
+
 var File_rateguard_v1_event_proto protoreflect.FileDescriptor
 
 const file_rateguard_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x18rateguard/v1/event.proto\x12\frateguard.v1\x1a\x19rateguard/v1/config.proto\x1a\x18rateguard/v1/costs.proto\x1a\x1drateguard/v1/operations.proto\x1a\x1brateguard/v1/requests.proto\"\xcc\f\n" +
+	"\x18rateguard/v1/event.proto\x12\frateguard.v1\x1a\x19rateguard/v1/config.proto\x1a\x18rateguard/v1/costs.proto\x1a\x1drateguard/v1/operations.proto\x1a\x1brateguard/v1/requests.proto\"\xa1\r\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12%\n" +
 	"\x0eschema_version\x18\x02 \x01(\rR\rschemaVersion\x12\x1f\n" +
@@ -496,7 +512,8 @@ const file_rateguard_v1_event_proto_rawDesc = "" +
 	"\x0econtrol_action\x18- \x01(\v2\x1b.rateguard.v1.ControlActionH\x00R\rcontrolAction\x12(\n" +
 	"\x04tick\x18. \x01(\v2\x12.rateguard.v1.TickH\x00R\x04tick\x12;\n" +
 	"\vdead_letter\x18/ \x01(\v2\x18.rateguard.v1.DeadLetterH\x00R\n" +
-	"deadLetterB\x06\n" +
+	"deadLetter\x12S\n" +
+	"\x13outbox_acknowledged\x180 \x01(\v2 .rateguard.v1.OutboxAcknowledgedH\x00R\x12outboxAcknowledgedB\x06\n" +
 	"\x04bodyBEZCgithub.com/rateguard/rateguard/schemas/gen/rateguard/v1;rateguardv1b\x06proto3"
 
 var (
@@ -535,6 +552,7 @@ var file_rateguard_v1_event_proto_goTypes = []any{
 	(*ControlAction)(nil),      // 19: rateguard.v1.ControlAction
 	(*Tick)(nil),               // 20: rateguard.v1.Tick
 	(*DeadLetter)(nil),         // 21: rateguard.v1.DeadLetter
+	(*OutboxAcknowledged)(nil), // 22: rateguard.v1.OutboxAcknowledged
 }
 var file_rateguard_v1_event_proto_depIdxs = []int32{
 	1,  // 0: rateguard.v1.Event.request_recorded:type_name -> rateguard.v1.RequestRecorded
@@ -558,11 +576,12 @@ var file_rateguard_v1_event_proto_depIdxs = []int32{
 	19, // 18: rateguard.v1.Event.control_action:type_name -> rateguard.v1.ControlAction
 	20, // 19: rateguard.v1.Event.tick:type_name -> rateguard.v1.Tick
 	21, // 20: rateguard.v1.Event.dead_letter:type_name -> rateguard.v1.DeadLetter
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	22, // 21: rateguard.v1.Event.outbox_acknowledged:type_name -> rateguard.v1.OutboxAcknowledged
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_rateguard_v1_event_proto_init() }
@@ -596,6 +615,7 @@ func file_rateguard_v1_event_proto_init() {
 		(*Event_ControlAction)(nil),
 		(*Event_Tick)(nil),
 		(*Event_DeadLetter)(nil),
+		(*Event_OutboxAcknowledged)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -311,6 +311,51 @@ func (x *ControlAction) GetHash() []byte {
 	return nil
 }
 
+// OutboxAcknowledged tells a processor group that entries of a key's outbox are published.
+type OutboxAcknowledged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutboxAcknowledged) Reset() {
+	*x = OutboxAcknowledged{}
+	mi := &file_rateguard_v1_operations_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutboxAcknowledged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutboxAcknowledged) ProtoMessage() {}
+
+func (x *OutboxAcknowledged) ProtoReflect() protoreflect.Message {
+	mi := &file_rateguard_v1_operations_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutboxAcknowledged.ProtoReflect.Descriptor instead.
+func (*OutboxAcknowledged) Descriptor() ([]byte, []int) {
+	return file_rateguard_v1_operations_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *OutboxAcknowledged) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
 type Tick struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Partition     int32                  `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
@@ -321,7 +366,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_rateguard_v1_operations_proto_msgTypes[3]
+	mi := &file_rateguard_v1_operations_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -333,7 +378,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_operations_proto_msgTypes[3]
+	mi := &file_rateguard_v1_operations_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -346,7 +391,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_operations_proto_rawDescGZIP(), []int{3}
+	return file_rateguard_v1_operations_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Tick) GetPartition() int32 {
@@ -380,7 +425,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_rateguard_v1_operations_proto_msgTypes[4]
+	mi := &file_rateguard_v1_operations_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +437,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_operations_proto_msgTypes[4]
+	mi := &file_rateguard_v1_operations_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +450,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_operations_proto_rawDescGZIP(), []int{4}
+	return file_rateguard_v1_operations_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DeadLetter) GetTopic() string {
@@ -505,7 +550,9 @@ const file_rateguard_v1_operations_proto_rawDesc = "" +
 	"\n" +
 	"after_json\x18\x05 \x01(\fR\tafterJson\x12#\n" +
 	"\rprevious_hash\x18\x06 \x01(\fR\fpreviousHash\x12\x12\n" +
-	"\x04hash\x18\a \x01(\fR\x04hash\"F\n" +
+	"\x04hash\x18\a \x01(\fR\x04hash\"&\n" +
+	"\x12OutboxAcknowledged\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\"F\n" +
 	"\x04Tick\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12 \n" +
 	"\ftime_unix_us\x18\x02 \x01(\x03R\n" +
@@ -536,23 +583,24 @@ func file_rateguard_v1_operations_proto_rawDescGZIP() []byte {
 	return file_rateguard_v1_operations_proto_rawDescData
 }
 
-var file_rateguard_v1_operations_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_rateguard_v1_operations_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_rateguard_v1_operations_proto_goTypes = []any{
-	(*ProducerStatus)(nil), // 0: rateguard.v1.ProducerStatus
-	(*Alert)(nil),          // 1: rateguard.v1.Alert
-	(*ControlAction)(nil),  // 2: rateguard.v1.ControlAction
-	(*Tick)(nil),           // 3: rateguard.v1.Tick
-	(*DeadLetter)(nil),     // 4: rateguard.v1.DeadLetter
-	nil,                    // 5: rateguard.v1.ProducerStatus.CostsOffsetsEntry
-	nil,                    // 6: rateguard.v1.ProducerStatus.RequestsOffsetsEntry
-	nil,                    // 7: rateguard.v1.Alert.LabelsEntry
-	nil,                    // 8: rateguard.v1.DeadLetter.HeadersEntry
+	(*ProducerStatus)(nil),     // 0: rateguard.v1.ProducerStatus
+	(*Alert)(nil),              // 1: rateguard.v1.Alert
+	(*ControlAction)(nil),      // 2: rateguard.v1.ControlAction
+	(*OutboxAcknowledged)(nil), // 3: rateguard.v1.OutboxAcknowledged
+	(*Tick)(nil),               // 4: rateguard.v1.Tick
+	(*DeadLetter)(nil),         // 5: rateguard.v1.DeadLetter
+	nil,                        // 6: rateguard.v1.ProducerStatus.CostsOffsetsEntry
+	nil,                        // 7: rateguard.v1.ProducerStatus.RequestsOffsetsEntry
+	nil,                        // 8: rateguard.v1.Alert.LabelsEntry
+	nil,                        // 9: rateguard.v1.DeadLetter.HeadersEntry
 }
 var file_rateguard_v1_operations_proto_depIdxs = []int32{
-	5, // 0: rateguard.v1.ProducerStatus.costs_offsets:type_name -> rateguard.v1.ProducerStatus.CostsOffsetsEntry
-	6, // 1: rateguard.v1.ProducerStatus.requests_offsets:type_name -> rateguard.v1.ProducerStatus.RequestsOffsetsEntry
-	7, // 2: rateguard.v1.Alert.labels:type_name -> rateguard.v1.Alert.LabelsEntry
-	8, // 3: rateguard.v1.DeadLetter.headers:type_name -> rateguard.v1.DeadLetter.HeadersEntry
+	6, // 0: rateguard.v1.ProducerStatus.costs_offsets:type_name -> rateguard.v1.ProducerStatus.CostsOffsetsEntry
+	7, // 1: rateguard.v1.ProducerStatus.requests_offsets:type_name -> rateguard.v1.ProducerStatus.RequestsOffsetsEntry
+	8, // 2: rateguard.v1.Alert.labels:type_name -> rateguard.v1.Alert.LabelsEntry
+	9, // 3: rateguard.v1.DeadLetter.headers:type_name -> rateguard.v1.DeadLetter.HeadersEntry
 	4, // [4:4] is the sub-list for method output_type
 	4, // [4:4] is the sub-list for method input_type
 	4, // [4:4] is the sub-list for extension type_name
@@ -571,7 +619,7 @@ func file_rateguard_v1_operations_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rateguard_v1_operations_proto_rawDesc), len(file_rateguard_v1_operations_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -30,7 +30,9 @@ type TableValue struct {
 	// Last applied offset of the key's partition, by input topic; sorted by topic id.
 	Applied []*Applied `protobuf:"bytes,2,rep,name=applied,proto3" json:"applied,omitempty"`
 	// The group's own message; empty when nothing of the key was counted yet.
-	State         []byte `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	State []byte `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// What the inputs gave rise to and nobody has acknowledged to have published; oldest first.
+	Outbox        []*OutboxEntry `protobuf:"bytes,4,rep,name=outbox,proto3" json:"outbox,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -86,6 +88,76 @@ func (x *TableValue) GetState() []byte {
 	return nil
 }
 
+func (x *TableValue) GetOutbox() []*OutboxEntry {
+	if x != nil {
+		return x.Outbox
+	}
+	return nil
+}
+
+// OutboxEntry is an event on its way to another topic, under the key of its table record.
+type OutboxEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The event's id, made from the position of the input that gave rise to it: the same however often that is read.
+	Id    string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	// The record's value: an Event.
+	Event         []byte `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutboxEntry) Reset() {
+	*x = OutboxEntry{}
+	mi := &file_rateguard_v1_state_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutboxEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutboxEntry) ProtoMessage() {}
+
+func (x *OutboxEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_rateguard_v1_state_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutboxEntry.ProtoReflect.Descriptor instead.
+func (*OutboxEntry) Descriptor() ([]byte, []int) {
+	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *OutboxEntry) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *OutboxEntry) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *OutboxEntry) GetEvent() []byte {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
 type Applied struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Kafka's id of the topic: a topic that is made again starts anew.
@@ -97,7 +169,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_rateguard_v1_state_proto_msgTypes[1]
+	mi := &file_rateguard_v1_state_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -109,7 +181,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_state_proto_msgTypes[1]
+	mi := &file_rateguard_v1_state_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -122,7 +194,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{1}
+	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Applied) GetTopicId() []byte {
@@ -160,7 +232,7 @@ type SpendState struct {
 
 func (x *SpendState) Reset() {
 	*x = SpendState{}
-	mi := &file_rateguard_v1_state_proto_msgTypes[2]
+	mi := &file_rateguard_v1_state_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -172,7 +244,7 @@ func (x *SpendState) String() string {
 func (*SpendState) ProtoMessage() {}
 
 func (x *SpendState) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_state_proto_msgTypes[2]
+	mi := &file_rateguard_v1_state_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -185,7 +257,7 @@ func (x *SpendState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpendState.ProtoReflect.Descriptor instead.
 func (*SpendState) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{2}
+	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SpendState) GetLatestUnixUs() int64 {
@@ -256,7 +328,7 @@ type Sums struct {
 
 func (x *Sums) Reset() {
 	*x = Sums{}
-	mi := &file_rateguard_v1_state_proto_msgTypes[3]
+	mi := &file_rateguard_v1_state_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -268,7 +340,7 @@ func (x *Sums) String() string {
 func (*Sums) ProtoMessage() {}
 
 func (x *Sums) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_state_proto_msgTypes[3]
+	mi := &file_rateguard_v1_state_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -281,7 +353,7 @@ func (x *Sums) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sums.ProtoReflect.Descriptor instead.
 func (*Sums) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{3}
+	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Sums) GetPostedNanoUsd() int64 {
@@ -344,7 +416,7 @@ type MonthSums struct {
 
 func (x *MonthSums) Reset() {
 	*x = MonthSums{}
-	mi := &file_rateguard_v1_state_proto_msgTypes[4]
+	mi := &file_rateguard_v1_state_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +428,7 @@ func (x *MonthSums) String() string {
 func (*MonthSums) ProtoMessage() {}
 
 func (x *MonthSums) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_state_proto_msgTypes[4]
+	mi := &file_rateguard_v1_state_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +441,7 @@ func (x *MonthSums) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonthSums.ProtoReflect.Descriptor instead.
 func (*MonthSums) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{4}
+	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *MonthSums) GetMonth() int32 {
@@ -398,7 +470,7 @@ type BudgetSums struct {
 
 func (x *BudgetSums) Reset() {
 	*x = BudgetSums{}
-	mi := &file_rateguard_v1_state_proto_msgTypes[5]
+	mi := &file_rateguard_v1_state_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -410,7 +482,7 @@ func (x *BudgetSums) String() string {
 func (*BudgetSums) ProtoMessage() {}
 
 func (x *BudgetSums) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_state_proto_msgTypes[5]
+	mi := &file_rateguard_v1_state_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -423,7 +495,7 @@ func (x *BudgetSums) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BudgetSums.ProtoReflect.Descriptor instead.
 func (*BudgetSums) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{5}
+	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BudgetSums) GetBudgetId() string {
@@ -461,7 +533,7 @@ type BalanceSums struct {
 
 func (x *BalanceSums) Reset() {
 	*x = BalanceSums{}
-	mi := &file_rateguard_v1_state_proto_msgTypes[6]
+	mi := &file_rateguard_v1_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +545,7 @@ func (x *BalanceSums) String() string {
 func (*BalanceSums) ProtoMessage() {}
 
 func (x *BalanceSums) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_state_proto_msgTypes[6]
+	mi := &file_rateguard_v1_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +558,7 @@ func (x *BalanceSums) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BalanceSums.ProtoReflect.Descriptor instead.
 func (*BalanceSums) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{6}
+	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BalanceSums) GetBalance() string {
@@ -511,16 +583,24 @@ func (x *BalanceSums) GetDroppedUntilUnixUs() int64 {
 }
 
 type PeriodSums struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	StartUnixUs   int64                  `protobuf:"varint,1,opt,name=start_unix_us,json=startUnixUs,proto3" json:"start_unix_us,omitempty"`
-	Sums          *Sums                  `protobuf:"bytes,2,opt,name=sums,proto3" json:"sums,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	StartUnixUs int64                  `protobuf:"varint,1,opt,name=start_unix_us,json=startUnixUs,proto3" json:"start_unix_us,omitempty"`
+	Sums        *Sums                  `protobuf:"bytes,2,opt,name=sums,proto3" json:"sums,omitempty"`
+	// Thresholds whose alert was raised, in permille of the limit; ascending.
+	AlertedPermille []uint32 `protobuf:"varint,3,rep,packed,name=alerted_permille,json=alertedPermille,proto3" json:"alerted_permille,omitempty"`
+	// The alert of a hard budget that is over its limit was raised.
+	OverrunAlerted bool `protobuf:"varint,4,opt,name=overrun_alerted,json=overrunAlerted,proto3" json:"overrun_alerted,omitempty"`
+	// Limit of the newest policy under which anything was granted in the period, and that policy's version: an end or a
+	// correction of an older grant repeats a limit that is no longer in force.
+	LimitNanoUsd  int64  `protobuf:"varint,5,opt,name=limit_nano_usd,json=limitNanoUsd,proto3" json:"limit_nano_usd,omitempty"`
+	PolicyVersion uint64 `protobuf:"varint,6,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PeriodSums) Reset() {
 	*x = PeriodSums{}
-	mi := &file_rateguard_v1_state_proto_msgTypes[7]
+	mi := &file_rateguard_v1_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +612,7 @@ func (x *PeriodSums) String() string {
 func (*PeriodSums) ProtoMessage() {}
 
 func (x *PeriodSums) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_state_proto_msgTypes[7]
+	mi := &file_rateguard_v1_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +625,7 @@ func (x *PeriodSums) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeriodSums.ProtoReflect.Descriptor instead.
 func (*PeriodSums) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{7}
+	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PeriodSums) GetStartUnixUs() int64 {
@@ -560,6 +640,34 @@ func (x *PeriodSums) GetSums() *Sums {
 		return x.Sums
 	}
 	return nil
+}
+
+func (x *PeriodSums) GetAlertedPermille() []uint32 {
+	if x != nil {
+		return x.AlertedPermille
+	}
+	return nil
+}
+
+func (x *PeriodSums) GetOverrunAlerted() bool {
+	if x != nil {
+		return x.OverrunAlerted
+	}
+	return false
+}
+
+func (x *PeriodSums) GetLimitNanoUsd() int64 {
+	if x != nil {
+		return x.LimitNanoUsd
+	}
+	return 0
+}
+
+func (x *PeriodSums) GetPolicyVersion() uint64 {
+	if x != nil {
+		return x.PolicyVersion
+	}
+	return 0
 }
 
 // ProducerMark says which records of a producer are folded.
@@ -584,7 +692,7 @@ type ProducerMark struct {
 
 func (x *ProducerMark) Reset() {
 	*x = ProducerMark{}
-	mi := &file_rateguard_v1_state_proto_msgTypes[8]
+	mi := &file_rateguard_v1_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +704,7 @@ func (x *ProducerMark) String() string {
 func (*ProducerMark) ProtoMessage() {}
 
 func (x *ProducerMark) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_state_proto_msgTypes[8]
+	mi := &file_rateguard_v1_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,7 +717,7 @@ func (x *ProducerMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProducerMark.ProtoReflect.Descriptor instead.
 func (*ProducerMark) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{8}
+	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ProducerMark) GetProducerId() string {
@@ -672,7 +780,7 @@ type Hole struct {
 
 func (x *Hole) Reset() {
 	*x = Hole{}
-	mi := &file_rateguard_v1_state_proto_msgTypes[9]
+	mi := &file_rateguard_v1_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +792,7 @@ func (x *Hole) String() string {
 func (*Hole) ProtoMessage() {}
 
 func (x *Hole) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_state_proto_msgTypes[9]
+	mi := &file_rateguard_v1_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +805,7 @@ func (x *Hole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hole.ProtoReflect.Descriptor instead.
 func (*Hole) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{9}
+	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Hole) GetFrom() uint64 {
@@ -726,7 +834,7 @@ type ClosedEnd struct {
 
 func (x *ClosedEnd) Reset() {
 	*x = ClosedEnd{}
-	mi := &file_rateguard_v1_state_proto_msgTypes[10]
+	mi := &file_rateguard_v1_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +846,7 @@ func (x *ClosedEnd) String() string {
 func (*ClosedEnd) ProtoMessage() {}
 
 func (x *ClosedEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_state_proto_msgTypes[10]
+	mi := &file_rateguard_v1_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +859,7 @@ func (x *ClosedEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedEnd.ProtoReflect.Descriptor instead.
 func (*ClosedEnd) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{10}
+	return file_rateguard_v1_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ClosedEnd) GetIdHash() uint64 {
@@ -779,14 +887,19 @@ var File_rateguard_v1_state_proto protoreflect.FileDescriptor
 
 const file_rateguard_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x18rateguard/v1/state.proto\x12\frateguard.v1\"s\n" +
+	"\x18rateguard/v1/state.proto\x12\frateguard.v1\"\xa6\x01\n" +
 	"\n" +
 	"TableValue\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\rR\n" +
 	"generation\x12/\n" +
 	"\aapplied\x18\x02 \x03(\v2\x15.rateguard.v1.AppliedR\aapplied\x12\x14\n" +
-	"\x05state\x18\x03 \x01(\fR\x05state\"<\n" +
+	"\x05state\x18\x03 \x01(\fR\x05state\x121\n" +
+	"\x06outbox\x18\x04 \x03(\v2\x19.rateguard.v1.OutboxEntryR\x06outbox\"I\n" +
+	"\vOutboxEntry\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x14\n" +
+	"\x05event\x18\x03 \x01(\fR\x05event\"<\n" +
 	"\aApplied\x12\x19\n" +
 	"\btopic_id\x18\x01 \x01(\fR\atopicId\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\xd2\x02\n" +
@@ -820,11 +933,15 @@ const file_rateguard_v1_state_proto_rawDesc = "" +
 	"\vBalanceSums\x12\x18\n" +
 	"\abalance\x18\x01 \x01(\tR\abalance\x122\n" +
 	"\aperiods\x18\x02 \x03(\v2\x18.rateguard.v1.PeriodSumsR\aperiods\x121\n" +
-	"\x15dropped_until_unix_us\x18\x03 \x01(\x03R\x12droppedUntilUnixUs\"X\n" +
+	"\x15dropped_until_unix_us\x18\x03 \x01(\x03R\x12droppedUntilUnixUs\"\xf9\x01\n" +
 	"\n" +
 	"PeriodSums\x12\"\n" +
 	"\rstart_unix_us\x18\x01 \x01(\x03R\vstartUnixUs\x12&\n" +
-	"\x04sums\x18\x02 \x01(\v2\x12.rateguard.v1.SumsR\x04sums\"\xa5\x02\n" +
+	"\x04sums\x18\x02 \x01(\v2\x12.rateguard.v1.SumsR\x04sums\x12)\n" +
+	"\x10alerted_permille\x18\x03 \x03(\rR\x0falertedPermille\x12'\n" +
+	"\x0foverrun_alerted\x18\x04 \x01(\bR\x0eoverrunAlerted\x12$\n" +
+	"\x0elimit_nano_usd\x18\x05 \x01(\x03R\flimitNanoUsd\x12%\n" +
+	"\x0epolicy_version\x18\x06 \x01(\x04R\rpolicyVersion\"\xa5\x02\n" +
 	"\fProducerMark\x12\x1f\n" +
 	"\vproducer_id\x18\x01 \x01(\tR\n" +
 	"producerId\x12\x12\n" +
@@ -856,37 +973,39 @@ func file_rateguard_v1_state_proto_rawDescGZIP() []byte {
 	return file_rateguard_v1_state_proto_rawDescData
 }
 
-var file_rateguard_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_rateguard_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_rateguard_v1_state_proto_goTypes = []any{
 	(*TableValue)(nil),   // 0: rateguard.v1.TableValue
-	(*Applied)(nil),      // 1: rateguard.v1.Applied
-	(*SpendState)(nil),   // 2: rateguard.v1.SpendState
-	(*Sums)(nil),         // 3: rateguard.v1.Sums
-	(*MonthSums)(nil),    // 4: rateguard.v1.MonthSums
-	(*BudgetSums)(nil),   // 5: rateguard.v1.BudgetSums
-	(*BalanceSums)(nil),  // 6: rateguard.v1.BalanceSums
-	(*PeriodSums)(nil),   // 7: rateguard.v1.PeriodSums
-	(*ProducerMark)(nil), // 8: rateguard.v1.ProducerMark
-	(*Hole)(nil),         // 9: rateguard.v1.Hole
-	(*ClosedEnd)(nil),    // 10: rateguard.v1.ClosedEnd
+	(*OutboxEntry)(nil),  // 1: rateguard.v1.OutboxEntry
+	(*Applied)(nil),      // 2: rateguard.v1.Applied
+	(*SpendState)(nil),   // 3: rateguard.v1.SpendState
+	(*Sums)(nil),         // 4: rateguard.v1.Sums
+	(*MonthSums)(nil),    // 5: rateguard.v1.MonthSums
+	(*BudgetSums)(nil),   // 6: rateguard.v1.BudgetSums
+	(*BalanceSums)(nil),  // 7: rateguard.v1.BalanceSums
+	(*PeriodSums)(nil),   // 8: rateguard.v1.PeriodSums
+	(*ProducerMark)(nil), // 9: rateguard.v1.ProducerMark
+	(*Hole)(nil),         // 10: rateguard.v1.Hole
+	(*ClosedEnd)(nil),    // 11: rateguard.v1.ClosedEnd
 }
 var file_rateguard_v1_state_proto_depIdxs = []int32{
-	1,  // 0: rateguard.v1.TableValue.applied:type_name -> rateguard.v1.Applied
-	3,  // 1: rateguard.v1.SpendState.total:type_name -> rateguard.v1.Sums
-	4,  // 2: rateguard.v1.SpendState.months:type_name -> rateguard.v1.MonthSums
-	5,  // 3: rateguard.v1.SpendState.budgets:type_name -> rateguard.v1.BudgetSums
-	8,  // 4: rateguard.v1.SpendState.producers:type_name -> rateguard.v1.ProducerMark
-	3,  // 5: rateguard.v1.MonthSums.sums:type_name -> rateguard.v1.Sums
-	6,  // 6: rateguard.v1.BudgetSums.balances:type_name -> rateguard.v1.BalanceSums
-	7,  // 7: rateguard.v1.BalanceSums.periods:type_name -> rateguard.v1.PeriodSums
-	3,  // 8: rateguard.v1.PeriodSums.sums:type_name -> rateguard.v1.Sums
-	9,  // 9: rateguard.v1.ProducerMark.holes:type_name -> rateguard.v1.Hole
-	10, // 10: rateguard.v1.ProducerMark.closed_ends:type_name -> rateguard.v1.ClosedEnd
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	2,  // 0: rateguard.v1.TableValue.applied:type_name -> rateguard.v1.Applied
+	1,  // 1: rateguard.v1.TableValue.outbox:type_name -> rateguard.v1.OutboxEntry
+	4,  // 2: rateguard.v1.SpendState.total:type_name -> rateguard.v1.Sums
+	5,  // 3: rateguard.v1.SpendState.months:type_name -> rateguard.v1.MonthSums
+	6,  // 4: rateguard.v1.SpendState.budgets:type_name -> rateguard.v1.BudgetSums
+	9,  // 5: rateguard.v1.SpendState.producers:type_name -> rateguard.v1.ProducerMark
+	4,  // 6: rateguard.v1.MonthSums.sums:type_name -> rateguard.v1.Sums
+	7,  // 7: rateguard.v1.BudgetSums.balances:type_name -> rateguard.v1.BalanceSums
+	8,  // 8: rateguard.v1.BalanceSums.periods:type_name -> rateguard.v1.PeriodSums
+	4,  // 9: rateguard.v1.PeriodSums.sums:type_name -> rateguard.v1.Sums
+	10, // 10: rateguard.v1.ProducerMark.holes:type_name -> rateguard.v1.Hole
+	11, // 11: rateguard.v1.ProducerMark.closed_ends:type_name -> rateguard.v1.ClosedEnd
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_rateguard_v1_state_proto_init() }
@@ -894,14 +1013,14 @@ func file_rateguard_v1_state_proto_init() {
 	if File_rateguard_v1_state_proto != nil {
 		return
 	}
-	file_rateguard_v1_state_proto_msgTypes[10].OneofWrappers = []any{}
+	file_rateguard_v1_state_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rateguard_v1_state_proto_rawDesc), len(file_rateguard_v1_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
