@@ -177,13 +177,12 @@ func (r *Rebuilder) leftovers(s *state) ([]spool.Record, error) {
 // CloseSelf says that this producer has ended: nothing of it is open, its records are all in the log, and nobody has to wait for it or to close it. It is called
 // after Run, while the spool still ships. A producer that was never announced has nothing to say.
 func (r *Rebuilder) CloseSelf(ctx context.Context) error {
-	id := r.cfg.Spool.ProducerID()
-	for _, status := range r.roster.Open() {
-		if status.GetProducerId() == id {
-			return r.finish(ctx, status)
-		}
+	select {
+	case <-r.cfg.Spool.Announced():
+		return r.finish(ctx, r.cfg.Spool.Status())
+	default:
+		return nil
 	}
-	return nil
 }
 
 // finish writes the producer's last status, after which nobody looks at it again.

@@ -136,6 +136,9 @@ func (s *Spool) status(f *folder) *rateguardv1.ProducerStatus {
 // CostsPartitions returns the number of partitions of the costs topic; call it after Announced.
 func (s *Spool) CostsPartitions() int { return len(s.own.meta.CostsOffsets) }
 
+// Status returns what Kafka knows of this producer; call it after Announced.
+func (s *Spool) Status() *rateguardv1.ProducerStatus { return s.status(s.own) }
+
 // appendStarted appends ProducerStarted for every partition of the costs topic and then opens Announced.
 // A full disk is waited for: shipping makes room.
 func (s *Spool) appendStarted(ctx context.Context) {
