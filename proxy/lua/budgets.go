@@ -3,6 +3,7 @@ package lua
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -188,6 +189,8 @@ type Step struct {
 	// From is the offset behind which Ended has every reservation that ended.
 	From  int64
 	Ended []string
+	// Changed says that Posted has only what changed since From.
+	Changed bool
 	// Forgotten are balances of periods that are long over: they leave Redis with their last reservation.
 	Forgotten []string
 }
@@ -195,7 +198,11 @@ type Step struct {
 // Reconcile applies a step. Where it does not, the hash stands at another offset, or belongs to another epoch.
 func (b *Balances) Reconcile(ctx context.Context, s *Step) (applied bool, at int64, epoch uint64, err error) {
 	reply, err := b.store.Eval(ctx, b.reconcile, []string{keyspace.State(s.Workspace)}, func(Times) []any {
-		args := append(make([]any, 0, 4+2*len(s.Posted)+2*len(s.Forgotten)+len(s.Ended)), s.Epoch, s.From, s.To, len(s.Posted)+len(s.Forgotten))
+		changed := 0
+		if s.Changed {
+			changed = 1
+		}
+		args := append(make([]any, 0, 5+2*len(s.Posted)+2*len(s.Forgotten)+len(s.Ended)), s.Epoch, s.From, s.To, changed, len(s.Posted)+len(s.Forgotten))
 		for field, nano := range s.Posted {
 			args = append(args, field, nano)
 		}
@@ -261,18 +268,33 @@ func (b *Balances) Install(ctx context.Context, in *Installation) (installed boo
 	return status(&reply) == 1, nil
 }
 
-// Retire fences a producer in a workspace and returns what it has reserved there. Release names reservations of it that were never opened in
-// the log and never will be: nothing was sent for them, and they end without a word.
-func (b *Balances) Retire(ctx context.Context, workspace, producer string, release ...string) ([]Entry, error) {
+// ErrUnusable means that no proxy may use the budgets as they are in Redis.
+var ErrUnusable = errors.New("the budgets in Redis may not be used")
+
+// Retirement is the end of a producer in one workspace.
+type Retirement struct {
+	Workspace, Producer string
+	// Least is the least epoch that proxies may use.
+	Least uint64
+	// Release names reservations of it that were never opened in the log and never will be: nothing was sent for them, and they end without a word.
+	Release []string
+}
+
+// Retire fences a producer in a workspace and returns what it has reserved there. Error: ErrUnusable.
+func (b *Balances) Retire(ctx context.Context, r Retirement) ([]Entry, error) {
+	workspace, producer := r.Workspace, r.Producer
 	reply, err := b.store.Eval(ctx, b.retire, []string{keyspace.State(workspace)}, func(Times) []any {
-		args := append(make([]any, 0, 1+len(release)), producer)
-		for _, id := range release {
+		args := append(make([]any, 0, 2+len(r.Release)), producer, r.Least)
+		for _, id := range r.Release {
 			args = append(args, id)
 		}
 		return args
 	})
 	if err != nil {
 		return nil, fmt.Errorf("fencing %s in %s: %w", producer, workspace, err)
+	}
+	if status(&reply) != 1 {
+		return nil, fmt.Errorf("fencing %s in %s: %w", producer, workspace, ErrUnusable)
 	}
 	var out []Entry
 	for i := 2; i+1 < len(reply.Values); i += 2 {

@@ -155,7 +155,7 @@ func TestWhereBudgetsAreClosed(t *testing.T) {
 	if d, err := a.Admit(t.Context(), reserve("4", hold("b", usd, 1))); err != nil || !d.Admitted {
 		t.Fatal(err)
 	}
-	left, err := b.Retire(t.Context(), "ws", "p1")
+	left, err := b.Retire(t.Context(), lua.Retirement{Workspace: "ws", Producer: "p1", Least: 1})
 	if err != nil || len(left) != 1 || left[0].ID != "4" || left[0].Settled || left[0].Amounts[0].Nano != 1 {
 		t.Errorf("the fenced one has %+v %v", left, err)
 	}
@@ -403,7 +403,7 @@ func TestFifteenThousandOpenReservations(t *testing.T) {
 	if d, err := a.Admit(t.Context(), req); err != nil || d.Admitted || d.Held[0].Stands != lua.StandsReserved || d.Held[0].ReservedNano != 10*n {
 		t.Errorf("above the limit: %+v %v", d, err)
 	}
-	entries, err := b.Retire(t.Context(), "ws", "gone")
+	entries, err := b.Retire(t.Context(), lua.Retirement{Workspace: "ws", Producer: "gone", Least: 1})
 	if err != nil || len(entries) != n {
 		t.Fatalf("%d entries, %v", len(entries), err)
 	}

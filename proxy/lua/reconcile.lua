@@ -2,9 +2,10 @@
 -- KEYS[1]  state of the workspace, see budgets.lua
 -- ARGV[1]  the epoch that is meant
 -- ARGV[2]  the offset behind which the caller has seen every end, ARGV[3] the one up to which it has
--- ARGV[4]  number of balances; for each its field, and what the log shows as posted up to there; "-" for one whose period the log has forgotten
+-- ARGV[4]  1 where only balances are told that changed since the first offset: the hash has to stand at that one then
+-- ARGV[5]  number of balances; for each its field, and what the log shows as posted up to there; "-" for one whose period the log has forgotten
 -- ARGV[…]  the ids of the reservations that ended between the two, some perhaps more than once
--- returns  {1, now} applied, {0, now, at, epoch} not: another epoch, or the hash stands before the first offset, or behind the second
+-- returns  {1, now} applied, {0, now, at, epoch} not: another epoch, or the hash stands before the first offset, not at it, or behind the second
 -- invariant: posted = confirmed + the costs of the settled entries, reserved = the amounts of the open ones, whatever is repeated or comes late.
 local CHUNK = 1000
 local key = KEYS[1]
@@ -12,7 +13,8 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local state = redis.call('HMGET', key, 'epoch', 'at')
 local stands = tonumber(state[2] or -1)
-if state[1] ~= ARGV[1] or stands < tonumber(ARGV[2]) or stands >= tonumber(ARGV[3]) then
+local from = tonumber(ARGV[2])
+if state[1] ~= ARGV[1] or stands < from or stands >= tonumber(ARGV[3]) or ARGV[4] == '1' and stands ~= from then
   return { 0, now, stands, tonumber(state[1] or 0) }
 end
 
@@ -28,7 +30,7 @@ local function of(field)
   return b
 end
 
-local a, count = 4, tonumber(ARGV[4])
+local a, count = 5, tonumber(ARGV[5])
 for _ = 1, count do
   local b, shown = of(ARGV[a + 1]), ARGV[a + 2]
   if shown == '-' then

@@ -54,7 +54,7 @@ func (r *Rebuilder) held(ctx context.Context, producer string) (map[string]map[s
 	}
 	out := make(map[string]map[string]lua.Entry)
 	for _, ws := range workspaces {
-		entries, err := b.Balances.Retire(ctx, ws, producer)
+		entries, err := b.Balances.Retire(ctx, lua.Retirement{Workspace: ws, Producer: producer, Least: r.least(ws)})
 		if err != nil {
 			return nil, err
 		}
@@ -77,11 +77,8 @@ func (r *Rebuilder) usable(ctx context.Context, workspaces []string) error {
 		if err != nil {
 			return err
 		}
-		rounds, all := r.roster.Rounds(), left
-		left = slices.DeleteFunc(slices.Clone(all), func(ws string) bool {
-			p := hash.Partition([]byte(ws), int32(r.cfg.Spool.CostsPartitions())) //nolint:gosec // a number of partitions
-			return places[slices.Index(all, ws)].Epoch >= max(1, rounds[p])
-		})
+		all := left
+		left = slices.DeleteFunc(slices.Clone(all), func(ws string) bool { return places[slices.Index(all, ws)].Epoch >= r.least(ws) })
 		if len(left) == 0 {
 			return nil
 		}
@@ -95,11 +92,18 @@ func (r *Rebuilder) usable(ctx context.Context, workspaces []string) error {
 	return nil
 }
 
+// least returns the least epoch of a workspace that proxies may use.
+func (r *Rebuilder) least(workspace string) uint64 {
+	p := hash.Partition([]byte(workspace), int32(r.cfg.Spool.CostsPartitions())) //nolint:gosec // a number of partitions
+	return max(1, r.roster.Rounds()[p])
+}
+
 // release frees what stands nowhere but in Redis of a producer all of whose openings are in the log.
 func (r *Rebuilder) release(ctx context.Context, s *state) error {
 	for _, ws := range sorted(s.held) {
 		if ids := sorted(s.held[ws]); len(ids) > 0 {
-			if _, err := r.cfg.Budgets.Balances.Retire(ctx, ws, s.producer, ids...); err != nil {
+			_, err := r.cfg.Budgets.Balances.Retire(ctx, lua.Retirement{Workspace: ws, Producer: s.producer, Least: r.least(ws), Release: ids})
+			if err != nil {
 				return err
 			}
 		}

@@ -62,7 +62,7 @@ func TestTheStandInHoldsBudgets(t *testing.T) {
 	if d, err := admissions.Admit(t.Context(), request("c/1", 430)); err != nil || !d.Admitted || d.Held[0].PostedNano != 570 || d.Held[0].ReservedNano != 430 {
 		t.Errorf("what is left: %+v %v", d, err)
 	}
-	if entries, err := balances.Retire(t.Context(), "ws", "p1"); err != nil || len(entries) != 1 || entries[0].ID != "c/1" {
+	if entries, err := balances.Retire(t.Context(), lua.Retirement{Workspace: "ws", Producer: "p1", Least: 1}); err != nil || len(entries) != 1 || entries[0].ID != "c/1" {
 		t.Errorf("retired: %+v %v", entries, err)
 	}
 }

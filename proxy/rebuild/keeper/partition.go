@@ -250,7 +250,7 @@ func (p *partition) step(ctx context.Context, s *costs.Step, at *standing) error
 		}
 	}
 	applied, offset, epoch, err := p.k.cfg.Redis.Balances.Reconcile(ctx, &lua.Step{
-		Cut: lua.Cut{Workspace: s.Workspace, Epoch: at.Epoch, To: s.To, Posted: changed}, From: s.From, Ended: s.Ended, Forgotten: forgotten,
+		Cut: lua.Cut{Workspace: s.Workspace, Epoch: at.Epoch, To: s.To, Posted: changed}, From: s.From, Ended: s.Ended, Changed: at.posted != nil, Forgotten: forgotten,
 	})
 	if err != nil {
 		return err
