@@ -42,6 +42,11 @@ const (
 	req     = `{"id":"0190","time":"2026-11-23T10:00:00.123Z","key_id":"key_1","route":"openai","provider":"openai","model":"gpt-4o","endpoint":"chat","method":"POST",` +
 		`"status":200,"decision":"forwarded","stream":true,"input_tokens":12,"cached_tokens":0,"cache_write_tokens":0,"output_tokens":34,"reasoning_tokens":0,` +
 		`"cost_usd":"0.00037","estimated":false,"price_version":"v1","latency_ms":812.5,"ttft_ms":210,"overhead_us":90,"client_ip":"127.0.0.1","country":""}`
+	proved = `{"verdict":["At 2026-11-23 10:00:00 policy version 4 was in force.","The refusal is proved\u001b."],"omitted":3,"data":[` +
+		`{"id":"0190/1","opened":{"at":"2026-11-23T09:00:00Z","amount_usd":"0.5","price_version":"v1","policy_version":4,"epoch":2,"op":17,"posted_usd":"2","reserved_usd":"0.75","limit_usd":"10"},` +
+		`"ends":[{"at":"2026-11-23T09:00:01Z","revision":1,"kind":"settled","cost_usd":"0.4","estimated":true,"by":"producer"}]},` +
+		`{"id":"0191/1","opened":{"at":"2026-11-23T09:30:00Z","amount_usd":"0.25","price_version":"v1","policy_version":4,"epoch":2,"op":18,"posted_usd":"2","reserved_usd":"0.25","limit_usd":"10"},"ends":[]},` +
+		`{"id":"0193/1","opened":null,"ends":[{"at":"2026-11-23T09:40:00Z","revision":1,"kind":"expired","cost_usd":null,"estimated":false,"by":"closing"}]}]}`
 	explained = `{"why":["Refused by limit rpm: 60 requests per minute for key key_1 (key scope).","Decided \u001b with policy version 7."],"checks":[` +
 		`{"id":"rpm","kind":"limit","scope":"key","subject":"key_1","unit":"requests","limit":60,"window_us":60000000,"used":60,"remaining":0,"cost":1,` +
 		`"reset_after_us":59500000,"retry_after_us":800000,"denied":true,"decided_by":"redis"},` +
@@ -84,9 +89,11 @@ func newAPI(t *testing.T) (*api, string) {
 		"GET /v1/workspaces/ws_1/budgets/monthly": budget,
 		"GET /v1/workspaces/ws_1/budgets/per-key/balances": `{"data":[{"subject":"key_1","limit_usd":"1","posted_usd":"1.2","reserved_usd":"0","available_usd":"0",` +
 			`"period_start":null,"period_end":null,"source":"ledger","as_of":null}],"next":null}`,
-		"PUT /v1/workspaces/ws_1/budgets/per-key":    divided,
-		"DELETE /v1/workspaces/ws_1/budgets/monthly": ``,
-		"DELETE /v1/workspaces/ws_1/routes/openai":   ``,
+		"GET /v1/workspaces/ws_1/budgets/monthly/proof?at=2026-11-23T10%3A00%3A00Z&request=0192": proved,
+		"GET /v1/workspaces/ws_1/budgets/monthly/proof?balance=key_1&limit=all":                  proved,
+		"PUT /v1/workspaces/ws_1/budgets/per-key":                                                divided,
+		"DELETE /v1/workspaces/ws_1/budgets/monthly":                                             ``,
+		"DELETE /v1/workspaces/ws_1/routes/openai":                                               ``,
 	}}
 	s := httptest.NewServer(a)
 	t.Cleanup(s.Close)
@@ -152,6 +159,8 @@ func TestOutput(t *testing.T) {
 		{"budget_yaml", "budgets get monthly -o yaml"},
 		{"budget_set", "budgets set per-key --usd 1 --scope key --period total --enforcement soft"},
 		{"balances", "budgets balances per-key"},
+		{"budget_proved", "budgets prove monthly --at 2026-11-23T10:00:00Z --request 0192"},
+		{"budget_proved_json", "budgets prove monthly --balance key_1 -o json"},
 		{"usage", "usage"},
 		{"usage_json", "usage -o json"},
 		{"usage_yaml", "usage -o yaml"},
@@ -217,6 +226,7 @@ func TestExitCodes(t *testing.T) {
 		{"budget that is no amount", "budgets set x --usd 1e3", 2, "usd"},
 		{"alert that is no number", "budgets set x --usd 1 --alert-at half", 2, "alert-at"},
 		{"unknown budget", "budgets get x", 1, "404"},
+		{"proof at no time", "budgets prove x --at noon", 2, "--at"},
 		{"unknown workspace", "keys list -w other", 1, `no workspace "other"`},
 		{"not found", "requests get nope", 1, "404"},
 		{"bad setting", "up --admin-addr nonsense --check-config", 1, "admin-addr"},

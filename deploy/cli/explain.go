@@ -105,10 +105,8 @@ func (a *app) explainRequest() *cobra.Command {
 
 // explain prints the sentences, then what stands behind them.
 func (a *app) explain(e adminclient.Explanation) error {
-	for _, s := range e.Why {
-		if _, err := fmt.Fprintln(a.env.Stdout, printable(s)); err != nil {
-			return fmt.Errorf("writing the explanation: %w", err)
-		}
+	if err := a.sentences(e.Why); err != nil {
+		return err
 	}
 	if len(e.Checks) > 0 {
 		if err := a.below(); err != nil {

@@ -50,6 +50,11 @@ type Check struct {
 	ClockOffsetUS int64 `json:"clock_offset_us"`
 	// DelayUS is how long a leaky bucket held the request.
 	DelayUS int64 `json:"delay_us"`
+	// Reserved, of a budget, is what is reserved after the decision beside what is used, which is what was spent. Enforcement is "hard" or "soft";
+	// PeriodStart is zero for a budget without periods, and ResetAfterUS is how long the period still ran.
+	Reserved    int64     `json:"reserved"`
+	Enforcement string    `json:"enforcement"`
+	PeriodStart time.Time `json:"period_start,omitzero"`
 }
 
 // readChecks reads the column checks; a text that is none, which only another program can have written, has no checks.
@@ -59,8 +64,10 @@ func readChecks(column string) []Check {
 		return []Check{}
 	}
 	for i := range checks {
-		if checks[i].DecidedAt.Unix() <= 0 {
-			checks[i].DecidedAt = time.Time{}
+		for _, at := range []*time.Time{&checks[i].DecidedAt, &checks[i].PeriodStart} {
+			if at.Unix() <= 0 {
+				*at = time.Time{}
+			}
 		}
 	}
 	return checks
