@@ -67,3 +67,57 @@ func (c *Client) ProveBudget(ctx context.Context, workspace, budget string, p Pr
 	err := c.Do(ctx, http.MethodGet, in(workspace, "budgets", budget, "proof"), q, nil, &out)
 	return out, err
 }
+
+// BudgetAudit is what people read of an audit; the API's document has more.
+type BudgetAudit struct {
+	OK       bool             `json:"ok"`
+	Complete bool             `json:"complete"`
+	Data     []WorkspaceAudit `json:"data"`
+}
+
+// WorkspaceAudit is what the log says of the budgets of one workspace.
+type WorkspaceAudit struct {
+	Workspace     string `json:"workspace"`
+	Openings      int64  `json:"openings"`
+	Hard          int64  `json:"hard"`
+	UnknownPolicy int64  `json:"unknown_policy"`
+	Epochs        []struct {
+		Epoch   int64 `json:"epoch"`
+		LastOp  int64 `json:"last_op"`
+		Missing int64 `json:"missing"`
+		Gaps    []struct {
+			From int64 `json:"from"`
+			To   int64 `json:"to"`
+		} `json:"gaps"`
+	} `json:"epochs"`
+	Broken   int64 `json:"broken"`
+	Breaches []struct {
+		Rule        string `json:"rule"`
+		Reservation string `json:"reservation"`
+		Budget      string `json:"budget"`
+		Offset      int64  `json:"offset"`
+		Detail      string `json:"detail"`
+	} `json:"breaches"`
+	Overran      int64  `json:"overran"`
+	OverranByUSD string `json:"overran_by_usd"`
+	Overruns     []struct {
+		Reservation string `json:"reservation"`
+		Offset      int64  `json:"offset"`
+		ReservedUSD string `json:"reserved_usd"`
+		CostUSD     string `json:"cost_usd"`
+		Cause       string `json:"cause"`
+	} `json:"overruns"`
+	LowerViews int64  `json:"lower_views"`
+	LowerByUSD string `json:"lower_by_usd"`
+}
+
+// AuditBudgets holds the log of a workspace, or of all where it is empty, against the rules of budgets. It returns the API's own document, which can be read as a BudgetAudit.
+func (c *Client) AuditBudgets(ctx context.Context, workspace string) (json.RawMessage, error) {
+	q := url.Values{}
+	if workspace != "" {
+		q.Set("workspace", workspace)
+	}
+	var out json.RawMessage
+	err := c.Do(ctx, http.MethodGet, "/v1/budgets/audit", q, nil, &out)
+	return out, err
+}

@@ -47,6 +47,9 @@ const (
 		`"ends":[{"at":"2026-11-23T09:00:01Z","revision":1,"kind":"settled","cost_usd":"0.4","estimated":true,"by":"producer"}]},` +
 		`{"id":"0191/1","opened":{"at":"2026-11-23T09:30:00Z","amount_usd":"0.25","price_version":"v1","policy_version":4,"epoch":2,"op":18,"posted_usd":"2","reserved_usd":"0.25","limit_usd":"10"},"ends":[]},` +
 		`{"id":"0193/1","opened":null,"ends":[{"at":"2026-11-23T09:40:00Z","revision":1,"kind":"expired","cost_usd":null,"estimated":false,"by":"closing"}]}]}`
+	audited = `{"ok":true,"complete":true,"data":[{"workspace":"ws_1","openings":12,"hard":9,"unknown_policy":0,"epochs":[{"epoch":1,"openings":11,"last_op":14,"missing":3,` +
+		`"gaps":[{"from":2,"to":3},{"from":9,"to":9}]}],"broken":0,"breaches":[],"overran":1,"overran_by_usd":"0.25","overruns":[{"reservation":"0190/1","offset":7,` +
+		`"reserved_usd":"0.5","cost_usd":"0.75","cause":"provider billed beyond the bound"}],"lower_views":2,"lower_by_usd":"0.1"}],"log":[]}`
 	explained = `{"why":["Refused by limit rpm: 60 requests per minute for key key_1 (key scope).","Decided \u001b with policy version 7."],"checks":[` +
 		`{"id":"rpm","kind":"limit","scope":"key","subject":"key_1","unit":"requests","limit":60,"window_us":60000000,"used":60,"remaining":0,"cost":1,` +
 		`"reset_after_us":59500000,"retry_after_us":800000,"denied":true,"decided_by":"redis"},` +
@@ -91,9 +94,13 @@ func newAPI(t *testing.T) (*api, string) {
 			`"period_start":null,"period_end":null,"source":"ledger","as_of":null}],"next":null}`,
 		"GET /v1/workspaces/ws_1/budgets/monthly/proof?at=2026-11-23T10%3A00%3A00Z&request=0192": proved,
 		"GET /v1/workspaces/ws_1/budgets/monthly/proof?balance=key_1&limit=all":                  proved,
-		"PUT /v1/workspaces/ws_1/budgets/per-key":                                                divided,
-		"DELETE /v1/workspaces/ws_1/budgets/monthly":                                             ``,
-		"DELETE /v1/workspaces/ws_1/routes/openai":                                               ``,
+		"GET /v1/budgets/audit": audited,
+		"GET /v1/budgets/audit?workspace=ws_1": strings.Replace(audited, `"broken":0,"breaches":[]`,
+			`"broken":1,"breaches":[{"rule":"limit","reservation":"0191/1","budget":"monthly","offset":8,"detail":"is above it"}]`, 1),
+		"GET /v1/budgets/audit?workspace=ws_2":       `{"ok":false,"complete":false,"data":[],"log":[]}`,
+		"PUT /v1/workspaces/ws_1/budgets/per-key":    divided,
+		"DELETE /v1/workspaces/ws_1/budgets/monthly": ``,
+		"DELETE /v1/workspaces/ws_1/routes/openai":   ``,
 	}}
 	s := httptest.NewServer(a)
 	t.Cleanup(s.Close)
@@ -161,6 +168,7 @@ func TestOutput(t *testing.T) {
 		{"balances", "budgets balances per-key"},
 		{"budget_proved", "budgets prove monthly --at 2026-11-23T10:00:00Z --request 0192"},
 		{"budget_proved_json", "budgets prove monthly --balance key_1 -o json"},
+		{"budgets_audited", "budgets audit"},
 		{"usage", "usage"},
 		{"usage_json", "usage -o json"},
 		{"usage_yaml", "usage -o yaml"},
@@ -226,6 +234,9 @@ func TestExitCodes(t *testing.T) {
 		{"budget that is no amount", "budgets set x --usd 1e3", 2, "usd"},
 		{"alert that is no number", "budgets set x --usd 1 --alert-at half", 2, "alert-at"},
 		{"unknown budget", "budgets get x", 1, "404"},
+		{"broken budgets", "budgets audit -w demo", 1, "broken 1 times"},
+		{"broken budgets as a document", "budgets audit -w ws_1 -o json", 1, "broken 1 times"},
+		{"an audit without its end", "budgets audit -w ws_2", 1, "not read to its end"},
 		{"proof at no time", "budgets prove x --at noon", 2, "--at"},
 		{"unknown workspace", "keys list -w other", 1, `no workspace "other"`},
 		{"not found", "requests get nope", 1, "404"},

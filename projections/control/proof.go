@@ -22,6 +22,7 @@ const (
 func (s *Server) proofEndpoints() []endpoint {
 	return []endpoint{
 		{http.MethodGet, "/v1/workspaces/{ws}/budgets/{budget}/proof", "read:budgets", s.proveBudget},
+		{http.MethodGet, "/v1/budgets/audit", rootOnly, s.auditBudgets},
 	}
 }
 
@@ -91,4 +92,20 @@ func (s *Server) askOf(ctx context.Context, id string, q *proof.Question, at boo
 		Request: id, At: k.DecidedAt, Posted: money.Nano(k.Used), Reserved: money.Nano(k.Reserved), Needed: money.Nano(k.Cost), Limit: money.Nano(k.Limit), Denied: k.Denied,
 	}
 	return nil
+}
+
+// auditBudgets holds the whole log, or that of one workspace, against the rules of budgets. A workspace that was deleted has a log too.
+func (s *Server) auditBudgets(ctx context.Context, c *call) (answer, error) {
+	q := c.http.URL.Query()
+	if err := onlyParameters(q, "workspace"); err != nil {
+		return answer{}, err
+	}
+	if q.Has("workspace") && q.Get("workspace") == "" {
+		return answer{}, problem.InvalidField("workspace", "must be the id of a workspace")
+	}
+	a, err := proof.NewLog(s.cfg.Kafka).Audit(ctx, q.Get("workspace"))
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{status: http.StatusOK, body: a}, nil
 }

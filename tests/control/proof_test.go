@@ -120,6 +120,15 @@ func TestABudgetIsProvedFromTheLog(t *testing.T) {
 	} {
 		s.root().do("GET", ws+"/budgets/month/proof?"+query, nil).want(t, status)
 	}
+	audit := s.root().do("GET", "/v1/budgets/audit", nil).want(t, 200)
+	if data, _ := audit.body["data"].([]any); len(data) != 1 || audit.body["complete"] != true || audit.body["ok"] != false || !strings.Contains(audit.raw, `"rule":"view"`) {
+		t.Errorf("the second grant saw nothing of the first: %s", audit.raw)
+	}
+	if data, _ := s.root().do("GET", "/v1/budgets/audit?workspace="+id(other), nil).want(t, 200).body["data"].([]any); len(data) != 0 {
+		t.Errorf("the other workspace: %v", data)
+	}
+	s.with(reader).do("GET", "/v1/budgets/audit", nil).want(t, 403)
+	s.root().do("GET", "/v1/budgets/audit?workspace=", nil).want(t, 400)
 	if a := s.root().do("GET", ws+"/budgets/other/proof", nil).want(t, 404); !strings.Contains(a.text("detail"), "by the log") {
 		t.Errorf("an unknown budget: %s", a.raw)
 	}
