@@ -19,35 +19,49 @@ type action struct {
 
 // record appends the action to the workspace's hash chain and to the outbox.
 func (c *change) record(ctx context.Context, a action) error {
-	before, err := auditJSON(a.before)
-	if err != nil {
-		return err
-	}
-	after, err := auditJSON(a.after)
-	if err != nil {
-		return err
-	}
-	var number int64
-	var previous []byte
-	err = c.tx.QueryRow(ctx, "SELECT action_count + 1, action_hash FROM control.workspaces WHERE id = $1", c.ws.ID).Scan(&number, &previous)
+	var end chainEnd
+	err := c.tx.QueryRow(ctx, "SELECT action_count, action_hash FROM control.workspaces WHERE id = $1", c.ws.ID).Scan(&end.count, &end.hash)
 	if err != nil {
 		return fmt.Errorf("reading the end of the audit chain: %w", err)
 	}
+	if end, err = c.chain(ctx, a, end); err != nil {
+		return err
+	}
+	const update = "UPDATE control.workspaces SET action_count = $2, action_hash = $3 WHERE id = $1"
+	if _, err := c.tx.Exec(ctx, update, c.ws.ID, end.count, end.hash); err != nil {
+		return fmt.Errorf("writing the end of the audit chain: %w", err)
+	}
+	return nil
+}
+
+// chainEnd is the number and the hash of the last action of a chain.
+type chainEnd struct {
+	count int64
+	hash  []byte
+}
+
+// chain appends the action behind the end of a chain and returns the new end.
+func (c *change) chain(ctx context.Context, a action, end chainEnd) (chainEnd, error) {
+	before, err := auditJSON(a.before)
+	if err != nil {
+		return end, err
+	}
+	after, err := auditJSON(a.after)
+	if err != nil {
+		return end, err
+	}
 	entry := &rateguardv1.ControlAction{
-		Actor: a.actor, Action: a.name, Object: a.object, BeforeJson: before, AfterJson: after, PreviousHash: previous,
+		Actor: a.actor, Action: a.name, Object: a.object, BeforeJson: before, AfterJson: after, PreviousHash: end.hash,
 	}
 	entry.Hash = ActionHash(c.ws.ID, c.now.UnixMicro(), entry)
 	const insert = `
 INSERT INTO control.actions (workspace_id, number, at, actor, action, object, before_json, after_json, previous_hash, hash)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
-	if _, err := c.tx.Exec(ctx, insert, c.ws.ID, number, c.now, a.actor, a.name, a.object, before, after, previous, entry.Hash); err != nil {
-		return fmt.Errorf("writing the audit log: %w", err)
+	if _, err := c.tx.Exec(ctx, insert, c.ws.ID, end.count+1, c.now, a.actor, a.name, a.object, before, after, end.hash, entry.Hash); err != nil {
+		return end, fmt.Errorf("writing the audit log: %w", err)
 	}
-	const update = "UPDATE control.workspaces SET action_count = $2, action_hash = $3 WHERE id = $1"
-	if _, err := c.tx.Exec(ctx, update, c.ws.ID, number, entry.Hash); err != nil {
-		return fmt.Errorf("writing the end of the audit chain: %w", err)
-	}
-	return c.publish(ctx, topics.Audit, c.ws.ID, &rateguardv1.Event{Body: &rateguardv1.Event_ControlAction{ControlAction: entry}})
+	err = c.publish(ctx, topics.Audit, c.ws.ID, &rateguardv1.Event{Body: &rateguardv1.Event_ControlAction{ControlAction: entry}})
+	return chainEnd{end.count + 1, entry.Hash}, err
 }
 
 func auditJSON(v any) ([]byte, error) {

@@ -57,7 +57,7 @@ func (s *Server) endpoints() []endpoint {
 		{http.MethodGet, ws + "/requests/{request}/explain", "read:requests", s.explainRequest},
 
 		{http.MethodGet, ws + "/budgets/{budget}/balances", "read:budgets", s.listBalances},
-	}, s.proofEndpoints(), routes.endpoints(s), limits.endpoints(s), budgets.endpoints(s))
+	}, s.proofEndpoints(), s.producerEndpoints(), routes.endpoints(s), limits.endpoints(s), budgets.endpoints(s))
 }
 
 // newHandler mounts the table. HEAD is GET without a body.

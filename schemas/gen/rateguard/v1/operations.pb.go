@@ -32,8 +32,11 @@ type ProducerStatus struct {
 	// End offsets of the requests and costs partitions when the producer started: no record of its stands before them.
 	CostsOffsets    map[int32]int64 `protobuf:"bytes,5,rep,name=costs_offsets,json=costsOffsets,proto3" json:"costs_offsets,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	RequestsOffsets map[int32]int64 `protobuf:"bytes,6,rep,name=requests_offsets,json=requestsOffsets,proto3" json:"requests_offsets,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// When an operator declared lost what it had on its disk and in Redis; 0: nobody did. Whoever
+	// closes it asks Redis nothing about it.
+	DeclaredLostAtUnixUs int64 `protobuf:"varint,7,opt,name=declared_lost_at_unix_us,json=declaredLostAtUnixUs,proto3" json:"declared_lost_at_unix_us,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *ProducerStatus) Reset() {
@@ -106,6 +109,13 @@ func (x *ProducerStatus) GetRequestsOffsets() map[int32]int64 {
 		return x.RequestsOffsets
 	}
 	return nil
+}
+
+func (x *ProducerStatus) GetDeclaredLostAtUnixUs() int64 {
+	if x != nil {
+		return x.DeclaredLostAtUnixUs
+	}
+	return 0
 }
 
 type Alert struct {
@@ -459,7 +469,7 @@ var File_rateguard_v1_operations_proto protoreflect.FileDescriptor
 
 const file_rateguard_v1_operations_proto_rawDesc = "" +
 	"\n" +
-	"\x1drateguard/v1/operations.proto\x12\frateguard.v1\"\xd5\x03\n" +
+	"\x1drateguard/v1/operations.proto\x12\frateguard.v1\"\x8d\x04\n" +
 	"\x0eProducerStatus\x12\x1f\n" +
 	"\vproducer_id\x18\x01 \x01(\tR\n" +
 	"producerId\x12\x12\n" +
@@ -467,7 +477,8 @@ const file_rateguard_v1_operations_proto_rawDesc = "" +
 	"\x12started_at_unix_us\x18\x03 \x01(\x03R\x0fstartedAtUnixUs\x12)\n" +
 	"\x11closed_at_unix_us\x18\x04 \x01(\x03R\x0eclosedAtUnixUs\x12S\n" +
 	"\rcosts_offsets\x18\x05 \x03(\v2..rateguard.v1.ProducerStatus.CostsOffsetsEntryR\fcostsOffsets\x12\\\n" +
-	"\x10requests_offsets\x18\x06 \x03(\v21.rateguard.v1.ProducerStatus.RequestsOffsetsEntryR\x0frequestsOffsets\x1a?\n" +
+	"\x10requests_offsets\x18\x06 \x03(\v21.rateguard.v1.ProducerStatus.RequestsOffsetsEntryR\x0frequestsOffsets\x126\n" +
+	"\x18declared_lost_at_unix_us\x18\a \x01(\x03R\x14declaredLostAtUnixUs\x1a?\n" +
 	"\x11CostsOffsetsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x05R\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aB\n" +
