@@ -54,7 +54,9 @@ const (
 		`{"id":"rpm","kind":"limit","scope":"key","subject":"key_1","unit":"requests","limit":60,"window_us":60000000,"used":60,"remaining":0,"cost":1,` +
 		`"reset_after_us":59500000,"retry_after_us":800000,"denied":true,"decided_by":"redis"},` +
 		`{"id":"tpd","kind":"limit","scope":"workspace","subject":"","unit":"tokens","limit":90000,"window_us":86400000000,"used":512,"remaining":89488,"cost":40,` +
-		`"reset_after_us":1,"retry_after_us":0,"denied":false,"decided_by":"redis"}],"reservations":[` +
+		`"reset_after_us":1,"retry_after_us":0,"denied":false,"decided_by":"redis"},` +
+		`{"id":"monthly","kind":"budget","scope":"workspace","subject":"","unit":"","limit":10000000000,"window_us":0,"used":2500000000,"reserved":750000001,"remaining":6749999999,` +
+		`"cost":500000000,"reset_after_us":639000000000,"retry_after_us":0,"denied":false,"decided_by":"redis","enforcement":"hard"}],"reservations":[` +
 		`{"id":"0190/1","bound_usd":"2","opened_at":"2026-11-23T10:00:00Z","outcomes":[` +
 		`{"revision":1,"kind":"settled","cost_usd":"1.000000001","estimated":false,"reason":"","price_version":"v1","time":"2026-11-23T10:00:01Z"},` +
 		`{"revision":2,"kind":"settled","cost_usd":null,"estimated":false,"reason":"repriced","price_version":"v2","time":"2026-11-23T11:00:01Z"}]}]}`

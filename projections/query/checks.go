@@ -83,8 +83,8 @@ func (k *Check) room() int64 {
 
 func (k *Check) window() time.Duration { return time.Duration(k.WindowUS) * time.Microsecond }
 
-// binding returns the check that decided: of those that refused the one that did for longest, else the one with the smallest part of its room
-// left. It is nil where there are no checks.
+// binding returns the check that decided: of those that refused a budget that is spent, which is what the client hears, then the limit that refuses for
+// longest, then a budget that waits for open requests; else the one with the smallest part of its room left. It is nil where there are no checks.
 func binding(checks []Check) *Check {
 	var best *Check
 	for i := range checks {
@@ -100,12 +100,26 @@ func (k *Check) tighter(o *Check) bool {
 		return k.Denied
 	}
 	if k.Denied {
+		if a, b := k.rank(), o.rank(); a != b {
+			return a > b
+		}
 		return k.RetryAfterUS > o.RetryAfterUS
 	}
 	if a, b := k.left(), o.left(); a < b || a > b {
 		return a < b
 	}
 	return k.ResetAfterUS > o.ResetAfterUS
+}
+
+// rank orders checks that refused by which of them the client hears of.
+func (k *Check) rank() int {
+	switch {
+	case k.spent():
+		return 2
+	case k.Kind == kindBudget:
+		return 0
+	}
+	return 1
 }
 
 // left is the part of the room that remains.

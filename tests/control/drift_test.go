@@ -109,7 +109,7 @@ func TestStoresThatDriftAreSeen(t *testing.T) {
 	for _, e := range events {
 		e.WorkspaceId, e.OccurredAtUnixUs = id(ws), time.Now().UnixMicro()
 	}
-	field := keyspace.BudgetPeriod{Budget: "month", Generation: uint64(generation), StartUS: thisMonth.UnixMicro()}.Field() //nolint:gosec // versions count from 1
+	field := keyspace.BudgetPeriod{Budget: "month", Generation: uint64(generation), StartUS: thisMonth.UnixMicro()}.Field()
 	state := func(fields ...any) {
 		t.Helper()
 		if err := redis.HSet(t.Context(), keyspace.State(id(ws)), fields...).Err(); err != nil {
