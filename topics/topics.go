@@ -84,9 +84,9 @@ var (
 	}
 	Producers = Topic{
 		Name: "rateguard.producers.v1", Key: ByProducer,
-		Bodies: []string{"producer_status", "round"}, Cleanup: Compact, Writers: []string{"proxy"},
+		Bodies: []string{"producer_status", "round"}, Cleanup: Compact, Writers: []string{"proxy", "control"},
 		MaxMessageBytes: kafkaMaxMessageBytes,
-		Doc:             "Which proxy processes ran and which of them are closed, and the newest round of each partition of the costs topic.",
+		Doc:             "Which proxy processes ran, which of them are closed or declared lost, and the newest round of each partition of the costs topic.",
 	}
 	Policies = Topic{
 		Name: "rateguard.policies.v1", Key: ByWorkspace, Sharded: true,

@@ -18,6 +18,9 @@ import (
 // maxAnswer is the largest answer that is read, in bytes.
 const maxAnswer = 64 << 20
 
+// patience bounds one call: the API takes up to 90 s for an answer that it reads from the log.
+const patience = 100 * time.Second
+
 // Client calls one admin API. Safe for concurrent use.
 type Client struct {
 	base  string
@@ -27,7 +30,7 @@ type Client struct {
 
 // New returns a client of the API at base, such as http://127.0.0.1:8081.
 func New(base, token string) *Client {
-	return &Client{base: strings.TrimRight(base, "/"), token: token, http: &http.Client{Timeout: 60 * time.Second}}
+	return &Client{base: strings.TrimRight(base, "/"), token: token, http: &http.Client{Timeout: patience}}
 }
 
 // Error is an answer of the API that is no success: its application/problem+json document.

@@ -55,7 +55,7 @@ func (a *app) budgets() *cobra.Command {
 	return a.group("budgets", "Manage the budgets of a workspace and see what is left of them", append(stored[adminclient.Budget]{
 		name: "budget", columns: budgetColumns,
 		list: (*adminclient.Client).Budgets, get: (*adminclient.Client).Budget, remove: (*adminclient.Client).DeleteBudget,
-	}.commands(a), a.setBudget(), a.balances())...)
+	}.commands(a), a.setBudget(), a.balances(), a.proveBudget(), a.auditBudgets(), a.declareLost())...)
 }
 
 func (a *app) balances() *cobra.Command {

@@ -71,7 +71,7 @@ func Run(ctx context.Context, env Env, args []string) int {
 
 func (a *app) root() *cobra.Command {
 	root := a.group("rateguard", "Rate limits, budgets and cost accounting for LLM and HTTP APIs",
-		a.up(), a.demo(), a.usage(), a.requests(), a.workspaces(), a.keys(), a.routes(), a.limits(), a.budgets(), a.prices(), a.reprice(), a.topics(), a.mock(), a.version())
+		a.up(), a.demo(), a.usage(), a.requests(), a.workspaces(), a.keys(), a.routes(), a.limits(), a.budgets(), a.prices(), a.reprice(), a.producers(), a.topics(), a.mock(), a.version())
 	root.SetIn(a.env.Stdin)
 	root.SetOut(a.env.Stdout)
 	root.SetErr(a.env.Stderr)

@@ -42,11 +42,21 @@ const (
 	req     = `{"id":"0190","time":"2026-11-23T10:00:00.123Z","key_id":"key_1","route":"openai","provider":"openai","model":"gpt-4o","endpoint":"chat","method":"POST",` +
 		`"status":200,"decision":"forwarded","stream":true,"input_tokens":12,"cached_tokens":0,"cache_write_tokens":0,"output_tokens":34,"reasoning_tokens":0,` +
 		`"cost_usd":"0.00037","estimated":false,"price_version":"v1","latency_ms":812.5,"ttft_ms":210,"overhead_us":90,"client_ip":"127.0.0.1","country":""}`
+	proved = `{"verdict":["At 2026-11-23 10:00:00 policy version 4 was in force.","The refusal is proved\u001b."],"omitted":3,"data":[` +
+		`{"id":"0190/1","opened":{"at":"2026-11-23T09:00:00Z","amount_usd":"0.5","price_version":"v1","policy_version":4,"epoch":2,"op":17,"posted_usd":"2","reserved_usd":"0.75","limit_usd":"10"},` +
+		`"ends":[{"at":"2026-11-23T09:00:01Z","revision":1,"kind":"settled","cost_usd":"0.4","estimated":true,"by":"producer"}]},` +
+		`{"id":"0191/1","opened":{"at":"2026-11-23T09:30:00Z","amount_usd":"0.25","price_version":"v1","policy_version":4,"epoch":2,"op":18,"posted_usd":"2","reserved_usd":"0.25","limit_usd":"10"},"ends":[]},` +
+		`{"id":"0193/1","opened":null,"ends":[{"at":"2026-11-23T09:40:00Z","revision":1,"kind":"expired","cost_usd":null,"estimated":false,"by":"closing"}]}]}`
+	audited = `{"ok":true,"complete":true,"data":[{"workspace":"ws_1","openings":12,"hard":9,"unknown_policy":0,"epochs":[{"epoch":1,"openings":11,"last_op":14,"missing":3,` +
+		`"gaps":[{"from":2,"to":3},{"from":9,"to":9}]}],"broken":0,"breaches":[],"overran":1,"overran_by_usd":"0.25","overruns":[{"reservation":"0190/1","offset":7,` +
+		`"reserved_usd":"0.5","cost_usd":"0.75","cause":"provider billed beyond the bound"}],"lower_views":2,"lower_by_usd":"0.1"}],"log":[]}`
 	explained = `{"why":["Refused by limit rpm: 60 requests per minute for key key_1 (key scope).","Decided \u001b with policy version 7."],"checks":[` +
 		`{"id":"rpm","kind":"limit","scope":"key","subject":"key_1","unit":"requests","limit":60,"window_us":60000000,"used":60,"remaining":0,"cost":1,` +
 		`"reset_after_us":59500000,"retry_after_us":800000,"denied":true,"decided_by":"redis"},` +
 		`{"id":"tpd","kind":"limit","scope":"workspace","subject":"","unit":"tokens","limit":90000,"window_us":86400000000,"used":512,"remaining":89488,"cost":40,` +
-		`"reset_after_us":1,"retry_after_us":0,"denied":false,"decided_by":"redis"}],"reservations":[` +
+		`"reset_after_us":1,"retry_after_us":0,"denied":false,"decided_by":"redis"},` +
+		`{"id":"monthly","kind":"budget","scope":"workspace","subject":"","unit":"","limit":10000000000,"window_us":0,"used":2500000000,"reserved":750000001,"remaining":6749999999,` +
+		`"cost":500000000,"reset_after_us":639000000000,"retry_after_us":0,"denied":false,"decided_by":"redis","enforcement":"hard"}],"reservations":[` +
 		`{"id":"0190/1","bound_usd":"2","opened_at":"2026-11-23T10:00:00Z","outcomes":[` +
 		`{"revision":1,"kind":"settled","cost_usd":"1.000000001","estimated":false,"reason":"","price_version":"v1","time":"2026-11-23T10:00:01Z"},` +
 		`{"revision":2,"kind":"settled","cost_usd":null,"estimated":false,"reason":"repriced","price_version":"v2","time":"2026-11-23T11:00:01Z"}]}]}`
@@ -84,6 +94,14 @@ func newAPI(t *testing.T) (*api, string) {
 		"GET /v1/workspaces/ws_1/budgets/monthly": budget,
 		"GET /v1/workspaces/ws_1/budgets/per-key/balances": `{"data":[{"subject":"key_1","limit_usd":"1","posted_usd":"1.2","reserved_usd":"0","available_usd":"0",` +
 			`"period_start":null,"period_end":null,"source":"ledger","as_of":null}],"next":null}`,
+		"GET /v1/workspaces/ws_1/budgets/monthly/proof?at=2026-11-23T10%3A00%3A00Z&request=0192": proved,
+		"GET /v1/workspaces/ws_1/budgets/monthly/proof?balance=key_1&limit=all":                  proved,
+		"GET /v1/budgets/audit":                  audited,
+		"GET /v1/producers":                      `{"data":[{"id":"0190-a","host":"proxy-1","started_at":"2026-11-23T09:00:00Z","declared_lost_at":null}],"next":null}`,
+		"POST /v1/producers/0190-a/declare-lost": `{"id":"0190-a","host":"proxy-1","started_at":"2026-11-23T09:00:00Z","declared_lost_at":"2026-11-23T10:00:00Z"}`,
+		"GET /v1/budgets/audit?workspace=ws_1": strings.Replace(audited, `"broken":0,"breaches":[]`,
+			`"broken":1,"breaches":[{"rule":"limit","reservation":"0191/1","budget":"monthly","offset":8,"detail":"is above it"}]`, 1),
+		"GET /v1/budgets/audit?workspace=ws_2":       `{"ok":false,"complete":false,"data":[],"log":[]}`,
 		"PUT /v1/workspaces/ws_1/budgets/per-key":    divided,
 		"DELETE /v1/workspaces/ws_1/budgets/monthly": ``,
 		"DELETE /v1/workspaces/ws_1/routes/openai":   ``,
@@ -152,6 +170,11 @@ func TestOutput(t *testing.T) {
 		{"budget_yaml", "budgets get monthly -o yaml"},
 		{"budget_set", "budgets set per-key --usd 1 --scope key --period total --enforcement soft"},
 		{"balances", "budgets balances per-key"},
+		{"budget_proved", "budgets prove monthly --at 2026-11-23T10:00:00Z --request 0192"},
+		{"budget_proved_json", "budgets prove monthly --balance key_1 -o json"},
+		{"budgets_audited", "budgets audit"},
+		{"producers_yaml", "producers list -o yaml"},
+		{"producer_lost", "budgets declare-lost 0190-a --reason gone"},
 		{"usage", "usage"},
 		{"usage_json", "usage -o json"},
 		{"usage_yaml", "usage -o yaml"},
@@ -217,6 +240,11 @@ func TestExitCodes(t *testing.T) {
 		{"budget that is no amount", "budgets set x --usd 1e3", 2, "usd"},
 		{"alert that is no number", "budgets set x --usd 1 --alert-at half", 2, "alert-at"},
 		{"unknown budget", "budgets get x", 1, "404"},
+		{"broken budgets", "budgets audit -w demo", 1, "broken 1 times"},
+		{"broken budgets as a document", "budgets audit -w ws_1 -o json", 1, "broken 1 times"},
+		{"an audit without its end", "budgets audit -w ws_2", 1, "not read to its end"},
+		{"loss without a reason", "budgets declare-lost 0190-a", 2, "--reason"},
+		{"proof at no time", "budgets prove x --at noon", 2, "--at"},
 		{"unknown workspace", "keys list -w other", 1, `no workspace "other"`},
 		{"not found", "requests get nope", 1, "404"},
 		{"bad setting", "up --admin-addr nonsense --check-config", 1, "admin-addr"},

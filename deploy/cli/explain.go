@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rateguard/rateguard/deploy/adminclient"
+	"github.com/rateguard/rateguard/schemas/money"
 )
 
 var checkColumns = []column[adminclient.Check]{
@@ -18,15 +19,21 @@ var checkColumns = []column[adminclient.Check]{
 	{"scope", func(k adminclient.Check) string { return strings.TrimSpace(k.Scope + " " + k.Subject) }},
 	{"unit", func(k adminclient.Check) string {
 		if k.Kind == "budget" {
-			return "nano-USD"
+			return "USD"
 		}
 		return k.Unit
 	}},
-	{"limit", func(k adminclient.Check) string { return count(k.Limit) }},
+	{"limit", func(k adminclient.Check) string { return amount(k, k.Limit) }},
 	{"window", func(k adminclient.Check) string { return micros(k.WindowUS) }},
-	{"used", func(k adminclient.Check) string { return count(k.Used) }},
-	{"remaining", func(k adminclient.Check) string { return count(k.Remaining) }},
-	{"cost", func(k adminclient.Check) string { return count(k.Cost) }},
+	{"used", func(k adminclient.Check) string { return amount(k, k.Used) }},
+	{"reserved", func(k adminclient.Check) string {
+		if k.Kind == "budget" {
+			return amount(k, k.Reserved)
+		}
+		return ""
+	}},
+	{"remaining", func(k adminclient.Check) string { return amount(k, k.Remaining) }},
+	{"cost", func(k adminclient.Check) string { return amount(k, k.Cost) }},
 	{"reset", func(k adminclient.Check) string { return micros(k.ResetAfterUS) }},
 	{"retry", func(k adminclient.Check) string { return micros(k.RetryAfterUS) }},
 	{"decided by", func(k adminclient.Check) string { return k.DecidedBy }},
@@ -36,6 +43,14 @@ var checkColumns = []column[adminclient.Check]{
 		}
 		return "admitted"
 	}},
+}
+
+// amount shows a number of a check in its unit; a budget's are nano-USD.
+func amount(k adminclient.Check, n int64) string {
+	if k.Kind == "budget" {
+		return money.Nano(n).String()
+	}
+	return count(n)
 }
 
 // end is one line of the ledger: a revision of a reservation's end, or a reservation that has none yet.
@@ -105,10 +120,8 @@ func (a *app) explainRequest() *cobra.Command {
 
 // explain prints the sentences, then what stands behind them.
 func (a *app) explain(e adminclient.Explanation) error {
-	for _, s := range e.Why {
-		if _, err := fmt.Fprintln(a.env.Stdout, printable(s)); err != nil {
-			return fmt.Errorf("writing the explanation: %w", err)
-		}
+	if err := a.sentences(e.Why); err != nil {
+		return err
 	}
 	if len(e.Checks) > 0 {
 		if err := a.below(); err != nil {

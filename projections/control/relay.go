@@ -96,6 +96,7 @@ func (r *relay) lead(ctx context.Context) error {
 	g.Go(func() error { return r.reconcile(gctx) })
 	g.Go(func() error { return r.extendPeriods(gctx) })
 	g.Go(func() error { return (&repricer{server: r.server, client: client}).run(gctx) })
+	g.Go(func() error { return r.server.newAuditor().Run(gctx) })
 	return g.Wait()
 }
 

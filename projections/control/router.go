@@ -57,7 +57,7 @@ func (s *Server) endpoints() []endpoint {
 		{http.MethodGet, ws + "/requests/{request}/explain", "read:requests", s.explainRequest},
 
 		{http.MethodGet, ws + "/budgets/{budget}/balances", "read:budgets", s.listBalances},
-	}, routes.endpoints(s), limits.endpoints(s), budgets.endpoints(s), s.priceEndpoints(), s.repriceEndpoints())
+	}, routes.endpoints(s), limits.endpoints(s), budgets.endpoints(s), s.priceEndpoints(), s.repriceEndpoints(), s.proofEndpoints(), s.producerEndpoints())
 }
 
 // newHandler mounts the table. HEAD is GET without a body.

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/rateguard/rateguard/projections/control/drift"
 	"github.com/rateguard/rateguard/projections/control/mirror"
 	"github.com/rateguard/rateguard/projections/postgres"
 	"github.com/rateguard/rateguard/projections/query"
@@ -44,6 +45,7 @@ type Server struct {
 	pool       *pgxpool.Pool
 	query      *query.Service
 	mirror     *mirror.Mirror // nil: off
+	drift      *drift.Metrics
 	adminSum   [sha256.Size]byte
 	secretKey  [secret.KeySize]byte
 	producerID string
@@ -79,7 +81,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Regis
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, log: log, metrics: newMetrics(reg), pool: pool, query: analytics,
+		cfg: cfg, log: log, metrics: newMetrics(reg), drift: drift.NewMetrics(reg), pool: pool, query: analytics,
 		adminSum: sha256.Sum256([]byte(cfg.AdminToken)), secretKey: sealing, producerID: producer.String(), listener: cfg.Listener,
 	}
 	s.handler = s.newHandler()

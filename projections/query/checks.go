@@ -50,6 +50,11 @@ type Check struct {
 	ClockOffsetUS int64 `json:"clock_offset_us"`
 	// DelayUS is how long a leaky bucket held the request.
 	DelayUS int64 `json:"delay_us"`
+	// Reserved, of a budget, is what is reserved after the decision beside what is used, which is what was spent. Enforcement is "hard" or "soft";
+	// PeriodStart is zero for a budget without periods, and ResetAfterUS is how long the period still ran.
+	Reserved    int64     `json:"reserved"`
+	Enforcement string    `json:"enforcement"`
+	PeriodStart time.Time `json:"period_start,omitzero"`
 }
 
 // readChecks reads the column checks; a text that is none, which only another program can have written, has no checks.
@@ -59,8 +64,10 @@ func readChecks(column string) []Check {
 		return []Check{}
 	}
 	for i := range checks {
-		if checks[i].DecidedAt.Unix() <= 0 {
-			checks[i].DecidedAt = time.Time{}
+		for _, at := range []*time.Time{&checks[i].DecidedAt, &checks[i].PeriodStart} {
+			if at.Unix() <= 0 {
+				*at = time.Time{}
+			}
 		}
 	}
 	return checks
@@ -76,8 +83,8 @@ func (k *Check) room() int64 {
 
 func (k *Check) window() time.Duration { return time.Duration(k.WindowUS) * time.Microsecond }
 
-// binding returns the check that decided: of those that refused the one that did for longest, else the one with the smallest part of its room
-// left. It is nil where there are no checks.
+// binding returns the check that decided: of those that refused a budget that is spent, which is what the client hears, then the limit that refuses for
+// longest, then a budget that waits for open requests; else the one with the smallest part of its room left. It is nil where there are no checks.
 func binding(checks []Check) *Check {
 	var best *Check
 	for i := range checks {
@@ -93,12 +100,26 @@ func (k *Check) tighter(o *Check) bool {
 		return k.Denied
 	}
 	if k.Denied {
+		if a, b := k.rank(), o.rank(); a != b {
+			return a > b
+		}
 		return k.RetryAfterUS > o.RetryAfterUS
 	}
 	if a, b := k.left(), o.left(); a < b || a > b {
 		return a < b
 	}
 	return k.ResetAfterUS > o.ResetAfterUS
+}
+
+// rank orders checks that refused by which of them the client hears of.
+func (k *Check) rank() int {
+	switch {
+	case k.spent():
+		return 2
+	case k.Kind == kindBudget:
+		return 0
+	}
+	return 1
 }
 
 // left is the part of the room that remains.

@@ -3,6 +3,7 @@ package query
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/rateguard/rateguard/schemas/limit"
 )
@@ -10,7 +11,7 @@ import (
 // describe names a limit and what it allows to whom, and ends with a full stop.
 func (k *Check) describe() string {
 	if k.Kind == kindBudget {
-		return "budget " + name(k.ID) + ": " + usd(k.Limit) + " for " + k.whom() + "."
+		return strings.TrimLeft(k.Enforcement+" budget ", " ") + name(k.ID) + ": " + usd(k.Limit) + " for " + k.whom() + "."
 	}
 	text := "limit " + name(k.ID) + ": " + strconv.FormatInt(k.Limit, 10)
 	if k.Unit != "" {
@@ -39,7 +40,7 @@ func (k *Check) whom() string {
 func (k *Check) full() string {
 	switch {
 	case k.Kind == kindBudget:
-		return fmt.Sprintf("%s of it were spent or reserved when the request came; it needed up to %s.", usd(k.Used), usd(k.Cost))
+		return k.fullBudget()
 	case k.DecidedBy == byProxy:
 		return fmt.Sprintf("Of this proxy's share of it %d were used and %d remained when the request came; it asked for %d.", k.Used, k.Remaining, k.Cost)
 	case k.Algorithm == limit.LeakyBucket:
@@ -54,7 +55,7 @@ func (k *Check) full() string {
 func (k *Check) rest() string {
 	switch {
 	case k.Kind == kindBudget:
-		return usd(k.Remaining) + " of it remained"
+		return k.restOfBudget()
 	case k.DecidedBy == byProxy:
 		return fmt.Sprintf("of this proxy's share of it %d remained", k.Remaining)
 	case k.Algorithm == limit.LeakyBucket:
@@ -67,11 +68,10 @@ func (k *Check) rest() string {
 
 // took says what an admitted request took and left.
 func (k *Check) took() string {
-	cost := strconv.FormatInt(k.Cost, 10)
 	if k.Kind == kindBudget {
-		cost = usd(k.Cost)
+		return "It reserved up to " + usd(k.Cost) + "; with that " + k.restOfBudget() + ". " + k.reset()
 	}
-	text := "It took " + cost + ", and " + k.rest() + "."
+	text := "It took " + strconv.FormatInt(k.Cost, 10) + ", and " + k.rest() + "."
 	if k.DelayUS > 0 {
 		text += " It was held for " + up(k.DelayUS) + " until its turn."
 	}

@@ -72,6 +72,22 @@ func (s *Service) Explain(ctx context.Context, workspace, id string) (e Explanat
 	return e, err == nil, err
 }
 
+// BudgetCheck returns what a budget showed when a request was decided; found is false where the workspace has no such request, and the check is nil
+// where no such budget was looked at. Errors are problems.
+func (s *Service) BudgetCheck(ctx context.Context, workspace, id, budget string) (k *Check, found bool, err error) {
+	r, found, err := s.Request(ctx, workspace, id)
+	if err != nil || !found {
+		return nil, found, err
+	}
+	checks := readChecks(r.more.checks)
+	for i := range checks {
+		if checks[i].ID == budget && (checks[i].Kind == kindBudget || checks[i].Kind == "") {
+			return &checks[i], true, nil
+		}
+	}
+	return nil, true, nil
+}
+
 // reservations reads the ledger. The row names its reservations; the ledger may know more, of attempts that the row was made without.
 func (s *Service) reservations(ctx context.Context, workspace, id string, named []string) ([]Reservation, error) {
 	all := []Reservation{}

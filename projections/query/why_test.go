@@ -24,6 +24,16 @@ func perMinute(change func(*query.Check)) query.Check {
 	return k
 }
 
+// month is a hard budget of $10 a month of which a request needs $1.
+func month(change func(*query.Check)) query.Check {
+	k := query.Check{
+		ID: "b1", Scope: "workspace", Kind: "budget", Enforcement: "hard", Limit: 10e9, Cost: 1e9, DecidedAt: at, DecidedBy: "redis", ClockOffsetUS: 400,
+		PeriodStart: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), ResetAfterUS: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC).Sub(at).Microseconds(),
+	}
+	change(&k)
+	return k
+}
+
 func refusing(change func(*query.Check)) query.Check {
 	return perMinute(func(k *query.Check) {
 		k.Used, k.Remaining, k.Denied, k.RetryAfterUS = 60, 0, true, 749_900
@@ -94,11 +104,43 @@ func TestWhy(t *testing.T) {
 			"Redis did not answer in time, so the proxy decided alone, by its own share of each limit and its own clock (on_store_failure open).",
 			version,
 		}},
-		{"refused by a budget", denied(402, "budget_exceeded", query.Check{
-			ID: "b1", Scope: "workspace", Kind: "budget", Limit: 10e9, Used: 9_800_000_001, Cost: 1e9, Denied: true,
-		}), []string{
-			"Refused by budget b1: $10 for the whole workspace (workspace scope). $9.800000001 of it were spent or reserved when the request came; it needed up to $1.",
-			version,
+		{"refused by a budget that is spent", denied(402, "budget_exceeded", month(func(k *query.Check) { k.Used, k.Reserved, k.Denied = 9_800_000_001, 100, true }), refusing(nil)), []string{
+			"Refused by hard budget b1: $10 for the whole workspace (workspace scope). $9.800000001 of it were spent and $0.0000001 reserved by open requests when the request came; it needed up to $1. " +
+				"It is reset at 2026-12-01 00:00:00 UTC.",
+			"Also refused by " + limitX + " 60 of 60 were used when the request came; it asked for 1. That limit would have admitted it 0.8 s later.",
+			"What is refused takes nothing from any limit.",
+			together, version,
+		}},
+		{"refused by a budget that waits for open requests, behind a limit", denied(429, "budget_contention", month(func(k *query.Check) { k.Used, k.Reserved, k.Denied = 2e9, 75e8, true }), refusing(nil)), []string{
+			"Refused by " + limitX + " 60 of 60 were used when the request came; it asked for 1.",
+			"The same limit would have admitted it 0.8 s later.",
+			"Also refused by hard budget b1: $10 for the whole workspace (workspace scope). $2 of it were spent and $7.5 reserved by open requests when the request came; it needed up to $1. " +
+				"Only open requests stood in its way: what they do not use comes back when they end. It is reset at 2026-12-01 00:00:00 UTC.",
+			"What is refused takes nothing from any limit.",
+			together, version,
+		}},
+		{"refused by a budget without periods", denied(402, "budget_exceeded", month(func(k *query.Check) {
+			k.Used, k.Denied, k.ResetAfterUS, k.PeriodStart, k.Scope, k.Subject = 10e9, true, 0, time.Time{}, "key", "key_y"
+		})), []string{
+			"Refused by hard budget b1: $10 for key key_y (key scope). $10 of it were spent and $0 reserved by open requests when the request came; it needed up to $1. It has no periods and is never reset.",
+			together, version,
+		}},
+		{"admitted by a budget", forwarded(month(func(k *query.Check) { k.Used, k.Reserved, k.Remaining = 2e9, 15e8, 65e8 })), []string{
+			"Admitted by hard budget b1: $10 for the whole workspace (workspace scope). It reserved up to $1; with that $2 of it were spent and $1.5 reserved by open requests, and $6.5 remained. " +
+				"It is reset at 2026-12-01 00:00:00 UTC.",
+			together, version,
+		}},
+		{"admitted by a soft budget above its limit", forwarded(month(func(k *query.Check) { k.Used, k.Reserved, k.Enforcement = 95e8, 15e8, "soft" })), []string{
+			"Admitted by soft budget b1: $10 for the whole workspace (workspace scope). It reserved up to $1; with that $9.5 of it were spent and $1.5 reserved by open requests, " +
+				"$1 above its limit, which a soft budget counts and does not refuse. It is reset at 2026-12-01 00:00:00 UTC.",
+			together, version,
+		}},
+		{"refused by a limit, beside a budget", denied(429, "rate_limit_exceeded", refusing(nil), month(func(k *query.Check) { k.Used, k.Remaining = 4e9, 6e9 })), []string{
+			"Refused by " + limitX + " 60 of 60 were used when the request came; it asked for 1.",
+			"The same limit would have admitted it 0.8 s later.",
+			"Hard budget b1: $10 for the whole workspace (workspace scope). $4 of it were spent and $0 reserved by open requests, and $6 remained.",
+			"What is refused takes nothing from any limit.",
+			together, version,
 		}},
 		{"admitted by one limit", forwarded(perMinute(nil)), []string{
 			"Admitted by " + limitX + " It took 1, and 40 of 60 remained.", together, version,

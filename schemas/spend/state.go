@@ -63,9 +63,7 @@ func month(s *rateguardv1.SpendState, m int32) *rateguardv1.Sums {
 
 // period returns a hold's budget period, made when missing; nil when it was dropped already.
 func period(s *rateguardv1.SpendState, h *rateguardv1.Hold) *rateguardv1.PeriodSums {
-	i, found := slices.BinarySearchFunc(s.GetBudgets(), h, func(e *rateguardv1.BudgetSums, h *rateguardv1.Hold) int {
-		return cmp.Or(cmp.Compare(e.GetBudgetId(), h.GetBudgetId()), cmp.Compare(e.GetGeneration(), h.GetBudgetGeneration()))
-	})
+	i, found := findBudget(s, h)
 	if !found {
 		s.Budgets = slices.Insert(s.Budgets, i, &rateguardv1.BudgetSums{BudgetId: h.GetBudgetId(), Generation: h.GetBudgetGeneration()})
 	}

@@ -55,6 +55,7 @@ var Siblings = map[string]string{
 	"projections/* projections/outcome":           "ledger and balances read the same outcomes",
 	"projections/* projections/problem":           "control and query answer with one kind of error",
 	"projections/control projections/query":       "the admin server mounts the analytics API",
+	"projections/control projections/proof":       "the admin server answers what is proved from the log",
 	"deploy/cli deploy/*":                         "the command line is the top of deploy",
 	"deploy/standalone deploy/mockprovider":       "the demo workspace points at the mock",
 	"deploy/standalone deploy/adminclient":        "the demo is seeded through the admin API",

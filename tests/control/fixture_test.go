@@ -20,6 +20,7 @@ import (
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/getkin/kin-openapi/routers/gorillamux"
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -121,7 +122,13 @@ func idle(t *testing.T, cfg control.Config) *system {
 // running starts a whole role; stop ends it and waits.
 func running(t *testing.T, cfg control.Config) (s *system, stop func()) {
 	t.Helper()
-	role, err := control.New(t.Context(), cfg, slog.New(slog.NewTextHandler(testWriter{t}, nil)), nil)
+	return measured(t, cfg, nil)
+}
+
+// measured is running with metrics; reg may be nil.
+func measured(t *testing.T, cfg control.Config, reg prometheus.Registerer) (s *system, stop func()) {
+	t.Helper()
+	role, err := control.New(t.Context(), cfg, slog.New(slog.NewTextHandler(testWriter{t}, nil)), reg)
 	if err != nil {
 		t.Fatalf("making the role: %v", err)
 	}

@@ -112,7 +112,7 @@ func TestExplainShowsEveryFieldOfACheck(t *testing.T) {
 	r := newRig(t)
 	k := &rateguardv1.Check{}
 	fields := k.ProtoReflect().Descriptor().Fields()
-	want := map[string]any{"decided_at": noon.Format(time.RFC3339)}
+	want := map[string]any{"decided_at": noon.Format(time.RFC3339), "period_start": noon.Add(-time.Hour).Format(time.RFC3339)}
 	d := decision{workspace: r.mine, key: "key_a", at: noon, check: k}
 	e, id := d.record()
 	for i := range fields.Len() {
@@ -120,6 +120,8 @@ func TestExplainShowsEveryFieldOfACheck(t *testing.T) {
 		switch name := string(f.Name()); {
 		case name == "decided_at_unix_us":
 			k.DecidedAtUnixUs = noon.UnixMicro()
+		case name == "period_start_unix_us":
+			k.PeriodStartUnixUs = noon.Add(-time.Hour).UnixMicro()
 		case f.Kind() == protoreflect.StringKind:
 			k.ProtoReflect().Set(f, protoreflect.ValueOfString("text of "+name))
 			want[name] = "text of " + name
@@ -288,7 +290,7 @@ func TestExplainOfCountedDenials(t *testing.T) {
 
 // A window whose log is too large to be read costs the explanation its neighbours and nothing else.
 func TestExplainWithoutTheLogOfTheWindow(t *testing.T) {
-	r := newRigOn(t, inFront(t, func(next http.Handler) http.Handler {
+	r := newRigOn(t, nowhere, inFront(t, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			body, err := io.ReadAll(req.Body)
 			if err != nil || strings.Contains(string(body), "simpleJSON") {

@@ -42,7 +42,16 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := newRigOn(t, func(name string) string { return withPath(t, analytics.URL(), name) })
+	return newRigWith(t, nowhere)
+}
+
+// nowhere is where no broker answers.
+const nowhere = "127.0.0.1:1"
+
+// newRigWith makes a rig whose log is at the brokers.
+func newRigWith(t *testing.T, kafka string) *rig {
+	t.Helper()
+	r := newRigOn(t, kafka, func(name string) string { return withPath(t, analytics.URL(), name) })
 	if err := r.store.Exec(t.Context(), "SELECT 1"); err != nil {
 		t.Fatalf("reaching ClickHouse: %v", err)
 	}
@@ -53,7 +62,7 @@ func newRig(t *testing.T) *rig {
 }
 
 // newRigOn makes a rig whose ClickHouse is at the URL that clickhouseURL makes of a database's name.
-func newRigOn(t *testing.T, clickhouseURL func(name string) string) *rig {
+func newRigOn(t *testing.T, kafka string, clickhouseURL func(name string) string) *rig {
 	t.Helper()
 	name := "q" + strings.ToLower(rand.Text())
 	admin, err := pgx.Connect(t.Context(), sqlServer.URL())
@@ -87,7 +96,7 @@ func newRigOn(t *testing.T, clickhouseURL func(name string) string) *rig {
 	}
 	role, err := control.New(t.Context(), control.Config{
 		Listener: l, AdminToken: adminToken, SecretKey: secret.NewKey(), PostgresURL: withPath(t, sqlServer.URL(), name),
-		ClickHouseURL: clickhouseURL(name), Kafka: broker.Config{Brokers: "127.0.0.1:1"},
+		ClickHouseURL: clickhouseURL(name), Kafka: broker.Config{Brokers: kafka},
 	}, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatalf("making the role: %v", err)

@@ -113,7 +113,7 @@ func (p *tap) explain(t *testing.T) string {
 // TestWholeHoursComeFromTheProjection looks at the plan of each question: what it reads, and how often.
 func TestWholeHoursComeFromTheProjection(t *testing.T) {
 	tp, through := newTap(t)
-	r := newRigOn(t, through)
+	r := newRigOn(t, nowhere, through)
 	if err := store.Requests(r.store).Create(t.Context(), "g1"); err != nil {
 		t.Fatal(err)
 	}

@@ -241,7 +241,7 @@ func TestFreshness(t *testing.T) {
 
 // TestWithoutClickHouse: configuration works on, and analytics say that they do not and how old they would be.
 func TestWithoutClickHouse(t *testing.T) {
-	r := newRigOn(t, func(string) string { return "http://default@127.0.0.1:1/default" })
+	r := newRigOn(t, nowhere, func(string) string { return "http://default@127.0.0.1:1/default" })
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	r.progress(0, now, now.Add(-time.Minute))
 	for _, path := range []string{"/usage", "/requests", "/requests/x", "/requests/x/explain"} {

@@ -32,7 +32,8 @@ type ProducerStatus struct {
 	// End offsets of the requests and costs partitions when the producer started: no record of its stands before them.
 	CostsOffsets    map[int32]int64 `protobuf:"bytes,5,rep,name=costs_offsets,json=costsOffsets,proto3" json:"costs_offsets,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	RequestsOffsets map[int32]int64 `protobuf:"bytes,6,rep,name=requests_offsets,json=requestsOffsets,proto3" json:"requests_offsets,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// When an operator declared it lost: it is closed without asking Redis what it held. 0: nobody did.
+	// When an operator declared lost what it had on its disk and in Redis; 0: nobody did. Whoever
+	// closes it asks Redis nothing about it.
 	DeclaredLostAtUnixUs int64 `protobuf:"varint,7,opt,name=declared_lost_at_unix_us,json=declaredLostAtUnixUs,proto3" json:"declared_lost_at_unix_us,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache

@@ -1,0 +1,48 @@
+package query
+
+import (
+	"fmt"
+	"time"
+)
+
+// softly is the enforcement that refuses nothing.
+const softly = "soft"
+
+// spent says that no end of an open request could have made room: what was spent already left too little.
+func (k *Check) spent() bool { return k.Kind == kindBudget && k.Used+k.Cost > k.Limit }
+
+// fullBudget says what stood in the way of a request that a budget refused.
+func (k *Check) fullBudget() string {
+	text := fmt.Sprintf("%s of it were spent and %s reserved by open requests when the request came; it needed up to %s.", usd(k.Used), usd(k.Reserved), usd(k.Cost))
+	if !k.spent() {
+		text += " Only open requests stood in its way: what they do not use comes back when they end."
+	}
+	return text + " " + k.reset()
+}
+
+// restOfBudget says what was spent, reserved and left after the decision.
+func (k *Check) restOfBudget() string {
+	text := fmt.Sprintf("%s of it were spent and %s reserved by open requests", usd(k.Used), usd(k.Reserved))
+	if over := k.Used + k.Reserved - k.Limit; over > 0 {
+		text += fmt.Sprintf(", %s above its limit", usd(over))
+		if k.Enforcement == softly {
+			text += ", which a soft budget counts and does not refuse"
+		}
+		return text
+	}
+	return text + ", and " + usd(k.Remaining) + " remained"
+}
+
+// reset says when a budget begins again.
+func (k *Check) reset() string {
+	switch {
+	case k.ResetAfterUS > 0 && !k.DecidedAt.IsZero():
+		at := k.DecidedAt.Add(time.Duration(k.ResetAfterUS) * time.Microsecond)
+		return "It is reset at " + at.UTC().Format("2006-01-02 15:04:05 UTC") + "."
+	case k.ResetAfterUS > 0:
+		return fmt.Sprintf("It is reset %s later.", up(k.ResetAfterUS))
+	case k.PeriodStart.IsZero():
+		return "It has no periods and is never reset."
+	}
+	return "Its period has ended."
+}
