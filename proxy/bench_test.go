@@ -16,9 +16,9 @@ import (
 // nullLog takes events and forgets them.
 type nullLog struct{}
 
-func (nullLog) AppendOpen(...spool.Record) error { return nil }
-func (nullLog) AppendEnd(...spool.Record) error  { return nil }
-func (nullLog) Append(...spool.Record) error     { return nil }
+func (nullLog) AppendOpen(...spool.Record) (spool.Generation, error) { return 1, nil }
+func (nullLog) AppendEnd(spool.Generation, ...spool.Record) error    { return nil }
+func (nullLog) Append(...spool.Record) error                         { return nil }
 
 // load calls target from several connections; the client's cost is in all benchmarks alike.
 func load(b *testing.B, target string) {

@@ -51,9 +51,17 @@ type fakeLog struct {
 	onEnd func()
 }
 
-func (l *fakeLog) AppendOpen(r ...spool.Record) error { return l.add("open", r) }
-func (l *fakeLog) Append(r ...spool.Record) error     { return l.add("plain", r) }
-func (l *fakeLog) AppendEnd(r ...spool.Record) error {
+// openedIn is the generation in which every request is opened.
+const openedIn = 7
+
+func (l *fakeLog) AppendOpen(r ...spool.Record) (spool.Generation, error) {
+	return openedIn, l.add("open", r)
+}
+func (l *fakeLog) Append(r ...spool.Record) error { return l.add("plain", r) }
+func (l *fakeLog) AppendEnd(g spool.Generation, r ...spool.Record) error {
+	if g != openedIn {
+		return fmt.Errorf("end of generation %d", g)
+	}
 	l.mu.Lock()
 	hook := l.onEnd
 	l.mu.Unlock()

@@ -76,7 +76,7 @@ var (
 		Name: "rateguard.costs.v1", Key: ByWorkspace, Sharded: true,
 		Bodies: []string{
 			"reservation_opened", "cost_settled", "reservation_voided", "reservation_expired", "cost_corrected",
-			"producer_started", "round", "seal", "budgets_installed", "producer_closed", "skipped",
+			"producer_started", "generation_started", "round", "seal", "budgets_installed", "producer_closed", "skipped",
 		},
 		Cleanup: Delete, Retention: 400 * day, Writers: []string{"proxy", "control"},
 		MaxMessageBytes: closedMaxMessageBytes,

@@ -70,10 +70,11 @@ type Call struct {
 	// Result is what came of it. Writer: forward; for a request that was never forwarded emit fills it from the error.
 	Result Result
 
-	// Opened and Ended say what of the request stands in the log. Writer: emit.
-	Opened   bool
-	OpenedAt time.Time
-	Ended    bool
+	// Opened and Ended say what of the request stands in the log, LogGeneration where it was opened there: a spool.Generation. Writer: emit.
+	Opened        bool
+	OpenedAt      time.Time
+	LogGeneration uint64
+	Ended         bool
 }
 
 // Grant is what a call holds of the limits of its workspace.

@@ -20,8 +20,8 @@ import (
 
 // Log is where events are appended to; *spool.Spool is one. After nil a frame survives a kill -9.
 type Log interface {
-	AppendOpen(frame ...spool.Record) error
-	AppendEnd(frame ...spool.Record) error
+	AppendOpen(frame ...spool.Record) (spool.Generation, error)
+	AppendEnd(opened spool.Generation, frame ...spool.Record) error
 	Append(frame ...spool.Record) error
 }
 
@@ -92,7 +92,11 @@ func (e *Emitter) Open(c *call.Call) error {
 	c.OpenedAt = time.Now()
 	record, err := e.record(c, topics.Costs, headersOpened, opened(c))
 	if err == nil {
-		err = e.gate.Open(c.Workspace.ID, c.Epoch, func() error { return e.log.AppendOpen(record) })
+		err = e.gate.Open(c.Workspace.ID, c.Epoch, func() error {
+			g, err := e.log.AppendOpen(record)
+			c.LogGeneration = uint64(g)
+			return err
+		})
 		// The frame stands in the log although its sync failed: it has to be ended.
 		c.Opened = err == nil || errors.Is(err, spool.ErrUnsynced)
 	}
@@ -137,7 +141,7 @@ func (e *Emitter) end(c *call.Call) error {
 	if err != nil {
 		return err
 	}
-	err = e.log.AppendEnd(outcome, row)
+	err = e.log.AppendEnd(spool.Generation(c.LogGeneration), outcome, row)
 	if errors.Is(err, spool.ErrUnsynced) {
 		e.slog.Warn("end of a request is not synced yet", slog.String("workspace", workspace(c)),
 			slog.String("request_id", c.ID), slog.Any("error", err))

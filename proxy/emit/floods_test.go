@@ -34,8 +34,9 @@ type log struct {
 	refuse func() error
 }
 
-func (l *log) AppendOpen(r ...spool.Record) error { return l.Append(r...) }
-func (l *log) AppendEnd(r ...spool.Record) error  { return l.Append(r...) }
+func (l *log) AppendOpen(r ...spool.Record) (spool.Generation, error) { return 1, l.Append(r...) }
+
+func (l *log) AppendEnd(_ spool.Generation, r ...spool.Record) error { return l.Append(r...) }
 func (l *log) Append(records ...spool.Record) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

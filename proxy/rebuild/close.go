@@ -2,13 +2,14 @@ package rebuild
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/rateguard/rateguard/proxy/lua"
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/schemas/envelope"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
@@ -39,21 +40,35 @@ func (r *Rebuilder) close(ctx context.Context, c closing) error {
 	if err := r.cfg.Spool.FlushOwn(ctx); err != nil {
 		return fmt.Errorf("closing producer %s: %w", status.GetProducerId(), err)
 	}
-	var held map[string]map[string]lua.Entry
+	shown := new(held)
 	if !lost(status) {
 		var err error
-		if held, err = r.held(ctx, status.GetProducerId()); err != nil {
+		if shown, err = r.held(ctx, status.GetProducerId()); err != nil {
 			return err
 		}
 	}
-	sc, err := r.newScanner(status, held)
+	sc, err := r.newScanner(status, shown)
 	if err != nil {
 		return err
 	}
-	defer sc.close()
+	defer func() { // a later one may have taken its place
+		r.met.read.Add(float64(sc.state.read))
+		sc.close()
+	}()
 	appended := make(map[string]bool)
 	for range maxRestarts {
-		if err := sc.toEnd(ctx); err != nil {
+		err := sc.toEnd(ctx)
+		if errors.Is(err, errNoGeneration) {
+			r.log.Warn("reading a producer from its start", slog.String("producer_id", status.GetProducerId()), slog.Uint64("generation", status.GetGeneration()))
+			whole, err := r.newScanner(sinceStart(status), shown)
+			if err != nil {
+				return err
+			}
+			sc.close()
+			sc = whole
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		if !c.complete {
@@ -89,6 +104,13 @@ func (r *Rebuilder) close(ctx context.Context, c closing) error {
 		}
 	}
 	return fmt.Errorf("closing producer %s: it still writes after %d attempts", status.GetProducerId(), maxRestarts)
+}
+
+// sinceStart is a status that has everything read that the producer has written.
+func sinceStart(status *rateguardv1.ProducerStatus) *rateguardv1.ProducerStatus {
+	status = proto.CloneOf(status)
+	status.CostsOffsets, status.RequestsOffsets, status.Generation = status.GetCostsStarted(), status.GetRequestsStarted(), 0
+	return status
 }
 
 // closings makes the ProducerClosed records that are still missing: first all of the costs topic, then
@@ -179,7 +201,7 @@ func (r *Rebuilder) leftovers(s *state) ([]spool.Record, error) {
 func (r *Rebuilder) CloseSelf(ctx context.Context) error {
 	select {
 	case <-r.cfg.Spool.Announced():
-		return r.finish(ctx, r.cfg.Spool.Status())
+		return r.finish(ctx, r.cfg.Spool.LastStatus())
 	default:
 		return nil
 	}

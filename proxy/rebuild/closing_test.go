@@ -97,8 +97,8 @@ func TestHalfAnEndIsCompleted(t *testing.T) {
 	first := start(t, options{dir: filepath.Join(t.TempDir(), "a"), kafka: kafka, redis: rdb})
 	first.open("ws_1", "row-only", 100)
 	first.open("ws_1", "cost-only", 100)
-	must(t, first.AppendEnd(row(t, "ws_1", "row-only", 33)))
-	must(t, first.AppendEnd(settled(t, "ws_1", "cost-only", 44)))
+	must(t, first.AppendEnd(first.generations["row-only"], row(t, "ws_1", "row-only", 33)))
+	must(t, first.AppendEnd(first.generations["cost-only"], settled(t, "ws_1", "cost-only", 44)))
 	first.flush()
 	first.kill()
 	start(t, options{dir: filepath.Join(t.TempDir(), "b"), kafka: kafka, redis: rdb})
@@ -232,7 +232,7 @@ func TestZombieIsFencedAndItsLateEndIsACorrection(t *testing.T) {
 	wantCost(t, b, "r1/1", cost{100, kindExpired, true})
 	zombie.background(zombie.rebuild.Run) // it wakes up
 	<-zombie.rebuild.Fenced()
-	if err := zombie.AppendOpen(settled(t, "ws_1", "x", 1)); err == nil {
+	if _, err := zombie.AppendOpen(settled(t, "ws_1", "x", 1)); err == nil {
 		t.Error("a fenced producer opened a reservation")
 	}
 	zombie.settle("ws_1", "r1", 12)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -50,6 +51,8 @@ type proxy struct {
 	tb      testing.TB
 	rebuild *rebuild.Rebuilder
 	stops   []func()
+	// generations are those in which requests were opened.
+	generations map[string]spool.Generation
 }
 
 func (p *proxy) background(f func(context.Context) error) {
@@ -80,16 +83,24 @@ type options struct {
 	redis *redis.Client
 	// noShip: the process never reaches Kafka; noRebuild: it neither closes nor sends heartbeats.
 	noShip, noRebuild bool
+	// eager: its watermark moves all the time.
+	eager bool
+	// metrics of the rebuilder; nil: none.
+	metrics prometheus.Registerer
 }
 
 func start(tb testing.TB, o options) *proxy {
 	tb.Helper()
 	log := slog.New(slog.NewTextHandler(tb.Output(), nil))
-	s, err := spool.Open(tb.Context(), spool.Config{Dir: o.dir, Kafka: o.kafka, Log: log, Linger: time.Millisecond, MaxEndBytes: 8 << 10})
+	c := spool.Config{Dir: o.dir, Kafka: o.kafka, Log: log, Linger: time.Millisecond, MaxEndBytes: 8 << 10}
+	if o.eager {
+		c.LowWaterEvery, c.LowWaterRecords = time.Millisecond, 1
+	}
+	s, err := spool.Open(tb.Context(), c)
 	must(tb, err)
-	p := &proxy{Spool: s, tb: tb}
+	p := &proxy{Spool: s, tb: tb, generations: make(map[string]spool.Generation)}
 	tb.Cleanup(p.kill)
-	cfg := rebuild.Config{Spool: s, Kafka: o.kafka, Log: log, Heartbeat: 20 * time.Millisecond, GoneAfter: 400 * time.Millisecond, ReapEvery: 20 * time.Millisecond}
+	cfg := rebuild.Config{Spool: s, Kafka: o.kafka, Log: log, Heartbeat: 20 * time.Millisecond, GoneAfter: 400 * time.Millisecond, ReapEvery: 20 * time.Millisecond, Metrics: o.metrics}
 	if o.redis != nil {
 		cfg.Redis = o.redis
 	}
@@ -118,14 +129,16 @@ func (p *proxy) open(ws, request string, bound int64) {
 
 func (p *proxy) openIn(ws, request string, bound int64, about *rateguardv1.RequestContext) {
 	p.tb.Helper()
-	must(p.tb, p.AppendOpen(record(p.tb, topics.Costs, ws, &rateguardv1.Event{Body: &rateguardv1.Event_ReservationOpened{
+	g, err := p.AppendOpen(record(p.tb, topics.Costs, ws, &rateguardv1.Event{Body: &rateguardv1.Event_ReservationOpened{
 		ReservationOpened: &rateguardv1.ReservationOpened{
 			ReservationId: request + "/1", BoundNanoUsd: &bound, UnknownCostNanoUsd: &bound,
 			Subject: &rateguardv1.Subject{RequestId: request, Attempt: 1, Model: "m", OpenedAtUnixUs: 1},
 			Holds:   []*rateguardv1.Hold{{BudgetId: "b", AmountNanoUsd: bound}},
 			Context: about,
 		},
-	}})))
+	}}))
+	must(p.tb, err)
+	p.generations[request] = g
 }
 
 func settled(tb testing.TB, ws, request string, cost int64) spool.Record {
@@ -147,7 +160,7 @@ func row(tb testing.TB, ws, request string, cost int64) spool.Record {
 
 func (p *proxy) settle(ws, request string, cost int64) {
 	p.tb.Helper()
-	must(p.tb, p.AppendEnd(settled(p.tb, ws, request, cost), row(p.tb, ws, request, cost)))
+	must(p.tb, p.AppendEnd(p.generations[request], settled(p.tb, ws, request, cost), row(p.tb, ws, request, cost)))
 }
 
 func record(tb testing.TB, topic topics.Topic, key string, e *rateguardv1.Event) spool.Record {

@@ -32,12 +32,20 @@ const (
 	usableEvery = 50 * time.Millisecond
 )
 
+// held is what Redis shows of a producer.
+type held struct {
+	// entries by workspace and reservation.
+	entries map[string]map[string]lua.Entry
+	// from are the offsets, by partition of the costs topic, before which no end of an entry stands: Redis forgets them as it is shown their ends.
+	from map[int32]int64
+}
+
 // held fences the producer in every workspace that has budgets, after which nothing is granted to it, and returns what it has reserved there. It
 // waits until the budgets can be used: one that Redis has lost could have held what no log shows, and comes back only with the seals of all.
-func (r *Rebuilder) held(ctx context.Context, producer string) (map[string]map[string]lua.Entry, error) {
-	b := r.cfg.Budgets
+func (r *Rebuilder) held(ctx context.Context, producer string) (*held, error) {
+	b, out := r.cfg.Budgets, &held{entries: make(map[string]map[string]lua.Entry), from: make(map[int32]int64)}
 	if b == nil {
-		return nil, nil
+		return out, nil
 	}
 	select {
 	case <-r.cfg.Spool.Announced(): // from then on the number of partitions is known
@@ -52,17 +60,25 @@ func (r *Rebuilder) held(ctx context.Context, producer string) (map[string]map[s
 	if err := r.usable(ctx, workspaces); err != nil {
 		return nil, fmt.Errorf("closing producer %s: %w", producer, err)
 	}
-	out := make(map[string]map[string]lua.Entry)
-	for _, ws := range workspaces {
+	places, err := b.Balances.Places(ctx, workspaces) // before the entries: their ends stand behind these
+	if err != nil {
+		return nil, fmt.Errorf("closing producer %s: %w", producer, err)
+	}
+	for i, ws := range workspaces {
 		entries, err := b.Balances.Retire(ctx, lua.Retirement{Workspace: ws, Producer: producer, Least: r.least(ws)})
 		if err != nil {
 			return nil, err
 		}
+		if len(entries) == 0 {
+			continue
+		}
+		out.entries[ws] = make(map[string]lua.Entry, len(entries))
 		for _, e := range entries {
-			if out[ws] == nil {
-				out[ws] = make(map[string]lua.Entry)
-			}
-			out[ws][e.ID] = e
+			out.entries[ws][e.ID] = e
+		}
+		p := hash.Partition([]byte(ws), int32(r.cfg.Spool.CostsPartitions())) //nolint:gosec // a number of partitions
+		if from, known := out.from[p]; !known || places[i].At+1 < from {
+			out.from[p] = places[i].At + 1
 		}
 	}
 	return out, nil

@@ -15,6 +15,9 @@ type marks struct {
 	askedAt uint64
 }
 
+// begin starts with a mark: what is numbered up to it is a repeat.
+func (m *marks) begin(mark uint64) { m.held.Mark = mark }
+
 // mark is the producer's largest sequence.
 func (m *marks) mark() uint64 { return m.held.GetMark() }
 

@@ -10,6 +10,7 @@ type metrics struct {
 	reg              prometheus.Registerer
 	closed, failures prometheus.Counter
 	restarted, ended prometheus.Counter
+	read             prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -22,6 +23,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		failures:  counter("failures_total", "Attempts to close a producer that ended in an error."),
 		restarted: counter("restarts_total", "Closings that began again because the producer's mark had moved."),
 		ended:     counter("ended_reservations_total", "Ends written for reservations of gone producers, those of closings that began again included."),
+		read:      counter("records_read_total", "Numbered records of gone producers that were read to close them."),
 	}
 	if reg == nil {
 		return m, nil
@@ -36,7 +38,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.closed, m.failures, m.restarted, m.ended}
+	return []prometheus.Collector{m.closed, m.failures, m.restarted, m.ended, m.read}
 }
 
 func (m *metrics) unregister() {

@@ -2,14 +2,15 @@ package rebuild
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/rateguard/rateguard/proxy/lua"
 	"github.com/rateguard/rateguard/schemas/envelope"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/topics"
@@ -18,7 +19,10 @@ import (
 // listTimeout bounds one look at the end offsets; closing tries again after it.
 const listTimeout = 30 * time.Second
 
-// scanner reads the costs and requests topics once, from where the producer began; each call of toEnd goes
+// errNoGeneration means that the generation which reading was to begin with is not whole in the log any more: it has to begin with the producer.
+var errNoGeneration = errors.New("generation is not in the log")
+
+// scanner reads the costs and requests topics once, from the offsets of the producer's generation; each call of toEnd goes
 // on to what is the end then.
 type scanner struct {
 	cl    *kgo.Client
@@ -30,9 +34,9 @@ type scanner struct {
 	unknown map[int32]bool
 }
 
-func (r *Rebuilder) newScanner(status *rateguardv1.ProducerStatus, held map[string]map[string]lua.Entry) (*scanner, error) {
+func (r *Rebuilder) newScanner(status *rateguardv1.ProducerStatus, shown *held) (*scanner, error) {
 	sc := &scanner{
-		state: newState(status.GetProducerId(), held), unknown: make(map[int32]bool),
+		state: newState(status, shown.entries), unknown: make(map[int32]bool),
 		next: map[string]map[int32]int64{
 			topics.Costs.Name: status.GetCostsOffsets(), topics.Requests.Name: status.GetRequestsOffsets(),
 		},
@@ -40,6 +44,9 @@ func (r *Rebuilder) newScanner(status *rateguardv1.ProducerStatus, held map[stri
 	from := make(map[string]map[int32]kgo.Offset)
 	own := make(map[string]map[int32]int64)
 	for topic, offsets := range sc.next {
+		if topic == topics.Costs.Name && status.GetGeneration() > 0 {
+			offsets = withEnds(offsets, status.GetCostsStarted(), shown.from)
+		}
 		from[topic], own[topic] = make(map[int32]kgo.Offset), make(map[int32]int64)
 		for p, o := range offsets {
 			from[topic][p], own[topic][p] = kgo.NewOffset().At(o), o
@@ -63,6 +70,17 @@ func (r *Rebuilder) newScanner(status *rateguardv1.ProducerStatus, held map[stri
 	}
 	sc.adm = kadm.NewClient(sc.cl)
 	return sc, nil
+}
+
+// withEnds returns the offsets of a generation, or earlier ones where the ends of what Redis shows may stand before it.
+func withEnds(offsets, started, ends map[int32]int64) map[int32]int64 {
+	out := maps.Clone(offsets)
+	for p, end := range ends {
+		if at, known := out[p]; known {
+			out[p] = min(at, max(end, started[p]))
+		}
+	}
+	return out
 }
 
 func (sc *scanner) close() { sc.cl.Close() }
@@ -93,6 +111,11 @@ func (sc *scanner) toEnd(ctx context.Context) error {
 			}
 		}
 	}
+	if sc.state.generation > 0 {
+		if err := sc.begin(ctx, ends); err != nil {
+			return err
+		}
+	}
 	// How old the rows are that are left has to be known before the first end is seen.
 	if len(sc.unknown) > 0 {
 		sc.cl.PauseFetchTopics(topics.Costs.Name)
@@ -102,6 +125,27 @@ func (sc *scanner) toEnd(ctx context.Context) error {
 		sc.cl.ResumeFetchTopics(topics.Costs.Name)
 	}
 	return sc.read(ctx, func() bool { return sc.reached(ends) })
+}
+
+// begin reads the costs topic until the generation has begun in all of its partitions: its marks have to be known before the first record of the
+// other topic is seen.
+func (sc *scanner) begin(ctx context.Context, ends kadm.ListedOffsets) error {
+	if len(sc.state.trimmed) > 0 {
+		return errNoGeneration // what the marks say of rows that retention has taken is not enough
+	}
+	costs := sc.next[topics.Costs.Name]
+	begun := func() bool { return len(sc.state.begun) == len(costs) }
+	if !begun() {
+		sc.cl.PauseFetchTopics(topics.Requests.Name)
+		if err := sc.read(ctx, func() bool { return begun() || sc.topicReached(topics.Costs.Name, ends) }); err != nil {
+			return err
+		}
+		sc.cl.ResumeFetchTopics(topics.Requests.Name)
+	}
+	if !begun() || sc.state.early {
+		return errNoGeneration
+	}
+	return nil
 }
 
 // trim notes that retention took records that may be the producer's.
@@ -131,11 +175,13 @@ func (sc *scanner) read(ctx context.Context, done func() bool) error {
 }
 
 func (sc *scanner) reached(ends kadm.ListedOffsets) bool {
-	for topic, parts := range sc.next {
-		for p, next := range parts {
-			if e, ok := ends.Lookup(topic, p); ok && next < e.Offset {
-				return false
-			}
+	return sc.topicReached(topics.Costs.Name, ends) && sc.topicReached(topics.Requests.Name, ends)
+}
+
+func (sc *scanner) topicReached(topic string, ends kadm.ListedOffsets) bool {
+	for p, next := range sc.next[topic] {
+		if e, ok := ends.Lookup(topic, p); ok && next < e.Offset {
+			return false
 		}
 	}
 	return true

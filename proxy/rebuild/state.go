@@ -16,7 +16,17 @@ import (
 // state is what the log shows of one producer. It follows the rules of the consumers: repeats are
 // dropped by sequence, the first ProducerClosed with the right mark counts.
 type state struct {
-	producer   string
+	producer string
+	// generation is the one that reading begins with; 0: with the producer.
+	generation uint64
+	// begun are the partitions of the costs topic whose GenerationStarted was read, and bases what it says of workspaces: what the producer
+	// wrote up to these marks is ended, and what comes of it later is a repeat.
+	begun map[int32]bool
+	bases map[string]*rateguardv1.WorkspaceMarks
+	// early: a closing stands before the GenerationStarted of its partition, and by which marks it was taken is not known.
+	early bool
+	// read counts the records of the generation.
+	read       int
 	workspaces map[string]*workspace
 	// trimmed holds the partitions of the requests topic whose retention has taken rows that may be the producer's,
 	// with the time of the oldest record that is left (µs).
@@ -62,8 +72,15 @@ type attempt struct {
 	unshipped bool
 }
 
-func newState(producer string, held map[string]map[string]lua.Entry) *state {
-	return &state{producer: producer, held: held, workspaces: make(map[string]*workspace), trimmed: make(map[int32]int64)}
+func newState(status *rateguardv1.ProducerStatus, held map[string]map[string]lua.Entry) *state {
+	own := make(map[string]map[string]lua.Entry, len(held)) // reading takes entries out
+	for ws, entries := range held {
+		own[ws] = maps.Clone(entries)
+	}
+	return &state{
+		producer: status.GetProducerId(), generation: status.GetGeneration(), held: own, workspaces: make(map[string]*workspace),
+		trimmed: make(map[int32]int64), begun: make(map[int32]bool), bases: make(map[string]*rateguardv1.WorkspaceMarks),
+	}
 }
 
 func (s *state) workspace(key string, at place) *workspace {
@@ -71,6 +88,9 @@ func (s *state) workspace(key string, at place) *workspace {
 	if w == nil {
 		_, trimmed := s.trimmed[at.partition] // a workspace has one partition number in both topics
 		w = &workspace{calls: make(map[string]*call), trimmed: trimmed, held: s.held[key]}
+		base := s.bases[key]
+		w.costs.begin(base.GetCosts())
+		w.requests.begin(base.GetRequests())
 		s.workspaces[key] = w
 	}
 	return w
@@ -132,18 +152,29 @@ func (s *state) isLeftover(id string) bool { return strings.HasPrefix(id, leftov
 
 // apply takes one event of a topic, in the order of its partition.
 func (s *state) apply(topic, key string, at place, e *rateguardv1.Event) {
+	if g := e.GetGenerationStarted(); g != nil {
+		s.begin(at, g)
+		return
+	}
 	if hash.IsPartitionKey(key) {
 		return
 	}
+	before := topic == topics.Costs.Name && !s.isBegun(at.partition)
 	if c := e.GetProducerClosed(); c != nil {
 		if c.GetProducerId() == s.producer {
+			s.early = s.early || before
 			s.applyClosed(topic, key, at, c)
 		}
+		return
+	}
+	if before {
+		s.endHeld(key, e)
 		return
 	}
 	if !s.isLeftover(e.GetId()) && (e.GetProducerId() != s.producer || e.GetSequence() == 0) {
 		return
 	}
+	s.read++
 	w, refused := s.workspace(key, at), false
 	if !s.isLeftover(e.GetId()) { // those are numbered by another; a repeat of one changes nothing
 		m := w.marks(topic)
@@ -165,6 +196,35 @@ func (s *state) apply(topic, key string, at place, e *rateguardv1.Event) {
 		w.record(b.RequestRecorded, refused)
 	default: // not part of a request's life
 	}
+}
+
+// isBegun reports whether what is read of a partition of the costs topic belongs to the generation or a later one.
+func (s *state) isBegun(partition int32) bool { return s.generation == 0 || s.begun[partition] }
+
+// begin takes the marks at which the generation begins in a partition.
+func (s *state) begin(at place, g *rateguardv1.GenerationStarted) {
+	if g.GetProducerId() != s.producer || g.GetGeneration() != s.generation {
+		return
+	}
+	s.begun[at.partition] = true
+	for _, m := range g.GetMarks() {
+		s.bases[m.GetWorkspaceId()] = m
+	}
+}
+
+// endHeld forgets what Redis still shows of a reservation that ended before the generation.
+func (s *state) endHeld(workspace string, e *rateguardv1.Event) {
+	var o *rateguardv1.Outcome
+	switch b := e.GetBody().(type) {
+	case *rateguardv1.Event_CostSettled:
+		o = b.CostSettled.GetOutcome()
+	case *rateguardv1.Event_ReservationVoided:
+		o = b.ReservationVoided.GetOutcome()
+	case *rateguardv1.Event_ReservationExpired:
+		o = b.ReservationExpired.GetOutcome()
+	default: // ends nothing
+	}
+	delete(s.held[workspace], o.GetReservationId())
 }
 
 func (s *state) applyClosed(topic, key string, at place, c *rateguardv1.ProducerClosed) {

@@ -59,12 +59,13 @@ func (s *Spool) announceOnce(ctx context.Context, f *folder) error {
 			return err
 		}
 		f.meta.CostsOffsets, f.meta.RequestsOffsets = costs, requests
+		f.meta.CostsStarted, f.meta.RequestsStarted = costs, requests
 		if err := f.saveMeta(); err != nil {
 			f.meta.CostsOffsets, f.meta.RequestsOffsets = nil, nil
 			return err
 		}
 	}
-	if err := s.produceStatus(ctx, cl, f); err != nil {
+	if err := s.produceStatus(ctx, cl, s.status(&f.meta)); err != nil {
 		return err
 	}
 	f.meta.Announced = true
@@ -99,50 +100,57 @@ func firstOffsets(ctx context.Context, cl *kgo.Client, unknown bool) (costs, req
 	return costs, requests, nil
 }
 
-// produceStatus writes the producer's status directly: it has no sequence, and the log it would go
+// produceStatus writes a producer's status directly: it has no sequence, and the log it would go
 // through waits for it.
-func (s *Spool) produceStatus(ctx context.Context, cl *kgo.Client, f *folder) error {
+func (s *Spool) produceStatus(ctx context.Context, cl *kgo.Client, status *rateguardv1.ProducerStatus) error {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return fmt.Errorf("minting event id: %w", err)
 	}
 	e := &rateguardv1.Event{
 		Id: id.String(), ProducerId: s.id, OccurredAtUnixUs: time.Now().UnixMicro(),
-		Body: &rateguardv1.Event_ProducerStatus{ProducerStatus: s.status(f)},
+		Body: &rateguardv1.Event_ProducerStatus{ProducerStatus: status},
 	}
 	b, err := envelope.Encode(e)
 	if err != nil {
 		return err
 	}
 	k := new(kgo.Record)
-	fillRecord(k, &stored{topic: []byte(topics.Producers.Name), key: []byte(f.id), value: b, headers: envelope.Headers(e, "")}, e.GetOccurredAtUnixUs())
+	fillRecord(k, &stored{topic: []byte(topics.Producers.Name), key: []byte(status.GetProducerId()), value: b, headers: envelope.Headers(e, "")}, e.GetOccurredAtUnixUs())
 	if err := cl.ProduceSync(ctx, k).FirstErr(); err != nil {
 		return fmt.Errorf("producing producer status: %w", err)
 	}
 	return nil
 }
 
-func (s *Spool) status(f *folder) *rateguardv1.ProducerStatus {
+func (s *Spool) status(m *producerFile) *rateguardv1.ProducerStatus {
 	host := s.cfg.Host
 	if host == "" {
 		host, _ = os.Hostname()
 	}
 	return &rateguardv1.ProducerStatus{
-		ProducerId: f.id, Host: host, StartedAtUnixUs: f.meta.StartedAtUnixUS,
-		CostsOffsets: f.meta.CostsOffsets, RequestsOffsets: f.meta.RequestsOffsets,
+		ProducerId: m.ProducerID, Host: host, StartedAtUnixUs: m.StartedAtUnixUS, Generation: m.Generation,
+		CostsOffsets: m.CostsOffsets, RequestsOffsets: m.RequestsOffsets, CostsStarted: m.CostsStarted, RequestsStarted: m.RequestsStarted,
 	}
 }
 
 // CostsPartitions returns the number of partitions of the costs topic; call it after Announced.
-func (s *Spool) CostsPartitions() int { return len(s.own.meta.CostsOffsets) }
+func (s *Spool) CostsPartitions() int { return s.partitions }
 
-// Status returns what Kafka knows of this producer; call it after Announced.
-func (s *Spool) Status() *rateguardv1.ProducerStatus { return s.status(s.own) }
+// LastStatus returns what Kafka knows of this producer, and writes no other one from here on: what the caller makes of it stays the last word. Call it
+// after Announced.
+func (s *Spool) LastStatus() *rateguardv1.ProducerStatus {
+	s.statusMu.Lock()
+	defer s.statusMu.Unlock()
+	s.lastWord = true
+	return s.status(&s.own.meta)
+}
 
 // appendStarted appends ProducerStarted for every partition of the costs topic and then opens Announced.
 // A full disk is waited for: shipping makes room.
 func (s *Spool) appendStarted(ctx context.Context) {
-	n := int32(s.CostsPartitions()) //nolint:gosec // a number of partitions
+	s.partitions = len(s.own.meta.CostsStarted) // before Announced, and never again
+	n := int32(s.CostsPartitions())             //nolint:gosec // a number of partitions
 	for p := int32(0); p < n; {
 		err := s.appendStartedTo(p, n)
 		if err == nil {

@@ -26,21 +26,30 @@ const (
 )
 
 // AppendOpen writes a frame that opens a reservation and keeps room for its end. After nil the frame
-// survives a kill -9. Errors: ErrFull, ErrTooLarge, ErrClosed (also after Fence), ErrUnsynced.
-func (s *Spool) AppendOpen(records ...Record) error { return s.append(opening, records) }
+// survives a kill -9. The generation is for AppendEnd, also with ErrUnsynced. Errors: ErrFull, ErrTooLarge, ErrClosed (also after Fence), ErrUnsynced.
+func (s *Spool) AppendOpen(records ...Record) (Generation, error) {
+	return s.append(opening, 0, records)
+}
 
 // AppendEnd writes the frame that ends one reservation, in the room that its AppendOpen kept. It finds
 // room where every other append returns ErrFull. On an error the room stays kept, so that it can be
-// tried again, for example with a smaller frame after ErrTooLarge.
-func (s *Spool) AppendEnd(records ...Record) error { return s.append(ending, records) }
+// tried again, for example with a smaller frame after ErrTooLarge; after nil or ErrUnsynced it must not. The generation is what AppendOpen
+// returned: with the end of all that was opened in it, nobody has to read that part of the log any more.
+func (s *Spool) AppendEnd(g Generation, records ...Record) error {
+	_, err := s.append(ending, g, records)
+	return err
+}
 
 // Append writes a frame that neither opens nor ends a reservation.
-func (s *Spool) Append(records ...Record) error { return s.append(plain, records) }
+func (s *Spool) Append(records ...Record) error {
+	_, err := s.append(plain, 0, records)
+	return err
+}
 
-func (s *Spool) append(k kind, records []Record) error {
+func (s *Spool) append(k kind, g Generation, records []Record) (Generation, error) {
 	size, err := s.checkSize(k, records)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var nano int64
 	for i := range records {
@@ -48,23 +57,27 @@ func (s *Spool) append(k kind, records []Record) error {
 	}
 	var group *syncGroup
 	s.mu.Lock()
-	err = s.appendLocked(k, records, size, nano)
+	g, err = s.appendLocked(k, g, records, size, nano)
 	if err == nil {
 		group = s.sync.note()
 	}
 	s.mu.Unlock()
 	if err != nil {
 		s.met.refused(err)
-		return err
+		return 0, err
 	}
+	s.wakeShipper()
+	if group != nil {
+		return g, group.wait()
+	}
+	return g, nil
+}
+
+func (s *Spool) wakeShipper() {
 	select {
 	case s.wake <- struct{}{}:
 	default: // a wake-up is pending already
 	}
-	if group != nil {
-		return group.wait()
-	}
-	return nil
 }
 
 // checkSize refuses what is above a limit before anything is written.
@@ -86,15 +99,16 @@ func (s *Spool) checkSize(k kind, records []Record) (int64, error) {
 	return size, nil
 }
 
-func (s *Spool) appendLocked(k kind, records []Record, size, nano int64) error {
+// appendLocked returns the generation of an opening.
+func (s *Spool) appendLocked(k kind, g Generation, records []Record, size, nano int64) (Generation, error) {
 	if s.closed || k == opening && s.fenced {
-		return fmt.Errorf("appending to spool: %w", ErrClosed)
+		return 0, fmt.Errorf("appending to spool: %w", ErrClosed)
 	}
 	if k == ending && s.open == 0 {
 		k = plain // an end without an open has no room of its own
 	}
 	if err := s.takeRoom(k, size); err != nil {
-		return fmt.Errorf("appending to spool: %w", err)
+		return 0, fmt.Errorf("appending to spool: %w", err)
 	}
 	f, err := s.encode(records, nano, size)
 	if err == nil {
@@ -105,17 +119,20 @@ func (s *Spool) appendLocked(k kind, records []Record, size, nano int64) error {
 		if isNoSpace(err) {
 			err = fmt.Errorf("%w: %w", ErrFull, err)
 		}
-		return fmt.Errorf("appending to spool: %w", err)
+		return 0, fmt.Errorf("appending to spool: %w", err)
 	}
 	switch k {
 	case opening:
 		s.open++
+		g = s.enter()
 	case ending:
 		s.open--
+		s.leave(g)
 	case plain:
 	}
+	s.sinceBegan += int64(len(f.data))
 	s.hand(f)
-	return nil
+	return g, nil
 }
 
 // takeRoom checks the limit of the spool, and for an opening grows the ballast by what its end may need.

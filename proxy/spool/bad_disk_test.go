@@ -87,14 +87,14 @@ func TestDiskFullAtAnOpenedAndAtAnEnd(t *testing.T) {
 			s := open(t, c)
 			const n = 100 // more than one step of ballast
 			for i := range n {
-				must(t, s.AppendOpen(opened(t, "ws_1", fmt.Sprintf("r%d", i), 1)))
+				must(t, failure(s.AppendOpen(opened(t, "ws_1", fmt.Sprintf("r%d", i), 1))))
 			}
 			d.eat(10)
-			if err := s.AppendOpen(opened(t, "ws_1", "over", 1)); !errors.Is(err, spool.ErrFull) {
+			if _, err := s.AppendOpen(opened(t, "ws_1", "over", 1)); !errors.Is(err, spool.ErrFull) {
 				t.Fatalf("open on a full disk: %v, want ErrFull", err)
 			}
 			for i := range n {
-				must(t, s.AppendEnd(ended(t, "ws_1", fmt.Sprintf("r%d", i), 1)...))
+				must(t, s.AppendEnd(1, ended(t, "ws_1", fmt.Sprintf("r%d", i), 1)...))
 			}
 			if st := s.Stats(); st.OpenReservations != 0 || st.Depth != 3*n {
 				t.Errorf("got %+v, want %d records", st, 3*n)
@@ -120,7 +120,7 @@ func TestSpoolLimitKeepsRoomForEnds(t *testing.T) {
 	n := 0
 	var err error
 	for err == nil {
-		if err = s.AppendOpen(opened(t, "ws_1", fmt.Sprintf("r%d", n), 1)); err == nil {
+		if _, err = s.AppendOpen(opened(t, "ws_1", fmt.Sprintf("r%d", n), 1)); err == nil {
 			n++
 		}
 	}
@@ -135,7 +135,7 @@ func TestSpoolLimitKeepsRoomForEnds(t *testing.T) {
 		t.Fatalf("append: %v, want ErrFull", err)
 	}
 	for i := range n {
-		must(t, s.AppendEnd(largeEnd(t, fmt.Sprintf("r%d", i), 3<<10)))
+		must(t, s.AppendEnd(1, largeEnd(t, fmt.Sprintf("r%d", i), 3<<10)))
 	}
 	if used := s.Stats().DiskBytes; used > c.MaxBytes {
 		t.Errorf("%d bytes on disk, limit %d", used, c.MaxBytes)
@@ -154,14 +154,14 @@ func TestRecordTooLarge(t *testing.T) {
 	k := startKafka(t)
 	s := open(t, config(t, filepath.Join(t.TempDir(), "spool"), k))
 	run(t, s)
-	if err := s.AppendOpen(largeEnd(t, "r1", 20<<10)); !errors.Is(err, spool.ErrTooLarge) {
+	if _, err := s.AppendOpen(largeEnd(t, "r1", 20<<10)); !errors.Is(err, spool.ErrTooLarge) {
 		t.Errorf("open of 20 KiB: %v, want ErrTooLarge", err)
 	}
-	must(t, s.AppendOpen(opened(t, "ws_1", "r1", 1)))
-	if err := s.AppendEnd(largeEnd(t, "r1", 70<<10)); !errors.Is(err, spool.ErrTooLarge) {
+	must(t, failure(s.AppendOpen(opened(t, "ws_1", "r1", 1))))
+	if err := s.AppendEnd(1, largeEnd(t, "r1", 70<<10)); !errors.Is(err, spool.ErrTooLarge) {
 		t.Errorf("end of 70 KiB: %v, want ErrTooLarge", err)
 	}
-	must(t, s.AppendEnd(ended(t, "ws_1", "r1", 1)...))
+	must(t, s.AppendEnd(1, ended(t, "ws_1", "r1", 1)...))
 	flush(t, s)
 	if l := consume(t, k.records(topics.Requests)); len(l.applied) != 1 || l.missing() != 0 {
 		t.Errorf("%d rows, %d holes; want 1, 0", len(l.applied), l.missing())
@@ -243,10 +243,10 @@ func BenchmarkAppend(b *testing.B) {
 	b.Run("OpenAndEnd", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if err := s.AppendOpen(o); err != nil {
+			if _, err := s.AppendOpen(o); err != nil {
 				b.Fatal(err)
 			}
-			if err := s.AppendEnd(e...); err != nil {
+			if err := s.AppendEnd(1, e...); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -45,6 +45,10 @@ type Config struct {
 	// Linger is how long the shipper waits to fill a batch, 20 ms: each batch costs the brokers, the consumers and us far more
 	// than a record does.
 	Linger time.Duration
+	// LowWaterEvery is how often at most the place is moved from which this producer has to be read, 30 s. LowWaterRecords is how many
+	// records, of all producers, the costs and requests topics have to grow by before that is worth it, 50,000.
+	LowWaterEvery   time.Duration
+	LowWaterRecords int64
 	// Host is written into the producer's status; empty: the host name.
 	Host string
 	// Log is required. Metrics may be nil.
@@ -76,6 +80,10 @@ func (c Config) withDefaults() Config {
 	def(&c.MaxEndBytes, 64<<10)
 	def(&c.MaxPlainBytes, 32<<20)
 	def(&c.MemoryBytes, 16<<20)
+	def(&c.LowWaterRecords, 50_000)
+	if c.LowWaterEvery == 0 {
+		c.LowWaterEvery = 30 * time.Second
+	}
 	if c.Sync == "" {
 		c.Sync = SyncInterval
 	}
@@ -112,6 +120,9 @@ func (c Config) Validate() error {
 	}
 	if c.Linger < 0 {
 		errs = append(errs, errors.New("spool-linger: negative"))
+	}
+	if c.LowWaterEvery < 0 || c.LowWaterRecords < 0 {
+		errs = append(errs, errors.New("spool: negative setting of the low watermark"))
 	}
 	if c.Log == nil {
 		errs = append(errs, errors.New("spool: no logger"))

@@ -29,9 +29,13 @@ type producerFile struct {
 	StartedAtUnixUS int64  `json:"started_at_unix_us"`
 	// BootID differs from the running kernel's after a power cut or a reboot: then the tail may lack what was not synced.
 	BootID string `json:"boot_id,omitempty"`
-	// Offsets are the end offsets of the partitions before the producer's first record; absent: nothing was ever shipped.
+	// Offsets are those from which the producer has to be read, of the generation; Started are the end offsets of the partitions before its
+	// first record. Absent: nothing was ever shipped. Generation 0: none was published yet, and both are the same.
 	CostsOffsets    map[int32]int64 `json:"costs_offsets,omitempty"`
 	RequestsOffsets map[int32]int64 `json:"requests_offsets,omitempty"`
+	CostsStarted    map[int32]int64 `json:"costs_started,omitempty"`
+	RequestsStarted map[int32]int64 `json:"requests_started,omitempty"`
+	Generation      uint64          `json:"generation,omitempty"`
 	// Announced: the producer's status was acknowledged.
 	Announced bool `json:"announced,omitempty"`
 }

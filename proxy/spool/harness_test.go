@@ -250,6 +250,9 @@ func must(tb testing.TB, err error) {
 	}
 }
 
+// failure is the error of an opening whose generation a test has no use for: all of them are ended in the first one.
+func failure(_ spool.Generation, err error) error { return err }
+
 // copyDir copies a spool folder as a snapshot of its disk would.
 func copyDir(tb testing.TB, from string) string {
 	tb.Helper()

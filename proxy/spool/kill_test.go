@@ -46,14 +46,14 @@ func writeForEver(dir, brokers string) {
 		wg.Go(func() {
 			for i := 0; ; i++ {
 				id := fmt.Sprintf("r%d-%d", g, i)
-				if err := s.AppendOpen(opened(tb, "ws_1", id, 10)); err != nil {
+				if _, err := s.AppendOpen(opened(tb, "ws_1", id, 10)); err != nil {
 					fmt.Println("error", err)
 					os.Exit(1)
 				}
 				if _, err := os.Stdout.WriteString("open " + s.ProducerID() + " " + id + "\n"); err != nil {
 					os.Exit(1)
 				}
-				if err := s.AppendEnd(ended(tb, "ws_1", id, 7)...); err != nil {
+				if err := s.AppendEnd(1, ended(tb, "ws_1", id, 7)...); err != nil {
 					fmt.Println("error", err)
 					os.Exit(1)
 				}

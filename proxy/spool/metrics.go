@@ -51,6 +51,7 @@ func newMetrics(s *Spool, reg prometheus.Registerer) (*metrics, error) {
 		gauge("rateguard_spool_disk_bytes", "Bytes of all segments.", func(st Stats) float64 { return float64(st.DiskBytes) }),
 		gauge("rateguard_spool_oldest_seconds", "Age of the oldest record not yet shipped.", func(st Stats) float64 { return st.OldestAge.Seconds() }),
 		gauge("rateguard_spool_unshipped_nano_usd", "Cost of the ends not yet shipped, in nano-USD.", func(st Stats) float64 { return float64(st.UnshippedNanoUSD) }),
+		gauge("rateguard_spool_low_watermark_seconds", "How far back this producer has to be read by whoever closes it.", func(st Stats) float64 { return st.WatermarkAge.Seconds() }),
 		gauge("rateguard_spool_open_reservations", "Reservations whose end has room kept.", func(st Stats) float64 { return float64(st.OpenReservations) }),
 	}
 	if reg == nil {

@@ -40,7 +40,7 @@ func (s *Spool) WaitPredecessor(ctx context.Context, id string) (Predecessor, er
 		}
 		select {
 		case <-f.drained:
-			return Predecessor{Status: s.status(f), Rebooted: f.meta.BootID != bootID()}, nil
+			return Predecessor{Status: s.status(&f.meta), Rebooted: f.meta.BootID != bootID()}, nil
 		case <-ctx.Done():
 			return Predecessor{}, fmt.Errorf("waiting for predecessor %s: %w", id, context.Cause(ctx))
 		}

@@ -23,6 +23,8 @@ type reader struct {
 	size int64
 	buf  []byte
 	from int64 // offset of buf[0]
+	// lost is called when a segment, or the rest of it, cannot be read and is skipped; it may be nil. A segment that is gone may have been shipped.
+	lost func(segment uint64)
 }
 
 func newReader(dir string, at position, log *slog.Logger) *reader {
@@ -50,6 +52,7 @@ func (r *reader) next(limit position) (frame, bool, error) {
 			if r.pos.segment == limit.segment {
 				return frame{}, false, err
 			}
+			r.lose()
 			r.skip()
 			continue
 		} else if err != nil {
@@ -70,6 +73,7 @@ func (r *reader) next(limit position) (frame, bool, error) {
 		if errors.Is(err, errTorn) && r.pos.segment < limit.segment {
 			r.log.Error("spool segment corrupt, rest of it skipped", slog.String("folder", r.dir),
 				slog.Uint64("segment", r.pos.segment), slog.Int64("offset", r.pos.offset))
+			r.lose()
 			r.skip()
 			continue
 		}
@@ -130,6 +134,12 @@ func (r *reader) open(limit position) error {
 		r.size = st.Size()
 	}
 	return nil
+}
+
+func (r *reader) lose() {
+	if r.lost != nil {
+		r.lost(r.pos.segment)
+	}
 }
 
 // skip goes on with the next segment.

@@ -23,7 +23,7 @@ func TestKilledBehindARotation(t *testing.T) {
 			workspace := "ws_" + strings.ReplaceAll(tc.name, " ", "_")
 			for life := range 2 {
 				s := open(t, config(t, dir, nil))
-				must(t, s.AppendOpen(opened(t, workspace, fmt.Sprintf("r%d", life), 10)))
+				must(t, failure(s.AppendOpen(opened(t, workspace, fmt.Sprintf("r%d", life), 10))))
 				id := s.ProducerID()
 				must(t, s.Close())
 				first := filepath.Join(dir, id, "0000000000000001.wal")

@@ -44,7 +44,14 @@ func (s *Spool) shipOwn(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.appendStarted(ctx) })
-	sh := &shipper{s: s, f: s.own, src: &ownSource{s, newReader(s.own.dir, position{segment: 1}, s.log)}}
+	wg.Go(func() { s.raiseWatermark(ctx) })
+	r := newReader(s.own.dir, position{segment: 1}, s.log)
+	r.lost = func(segment uint64) {
+		if segment >= s.own.shippedTo().segment {
+			s.lossy.Store(true)
+		}
+	}
+	sh := &shipper{s: s, f: s.own, src: &ownSource{s, r}}
 	sh.run(ctx)
 }
 

@@ -28,10 +28,10 @@ func TestGoroutinesAppendCrosswise(t *testing.T) {
 		wg.Go(func() {
 			for i := range each {
 				id := fmt.Sprintf("r%d-%d", g, i)
-				if err := s.AppendOpen(opened(t, "ws_1", id, 10)); err != nil {
+				if _, err := s.AppendOpen(opened(t, "ws_1", id, 10)); err != nil {
 					t.Error(err)
 				}
-				if err := s.AppendEnd(ended(t, "ws_1", id, 7)...); err != nil {
+				if err := s.AppendEnd(1, ended(t, "ws_1", id, 7)...); err != nil {
 					t.Error(err)
 				}
 			}
@@ -58,7 +58,7 @@ func TestProducerIsAnnouncedBeforeItsFirstRecord(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	first := open(t, config(t, dir, k))
 	stop := run(t, first)
-	must(t, first.AppendOpen(opened(t, "ws_1", "r1", 10)))
+	must(t, failure(first.AppendOpen(opened(t, "ws_1", "r1", 10))))
 	flush(t, first)
 	<-first.Announced()
 	flush(t, first)
@@ -101,14 +101,14 @@ func TestBrokerDownForLong(t *testing.T) {
 	c.MemoryBytes = 8 << 10 // most is read back from disk
 	s := open(t, c)
 	run(t, s)
-	must(t, s.AppendOpen(opened(t, "ws_0", "first", 1)))
+	must(t, failure(s.AppendOpen(opened(t, "ws_0", "first", 1))))
 	flush(t, s)
 	k.cluster.Close()
 	const n = 3000
 	for i := range n {
 		id := fmt.Sprintf("r%d", i)
-		must(t, s.AppendOpen(opened(t, fmt.Sprintf("ws_%d", i%5), id, 10)))
-		must(t, s.AppendEnd(ended(t, fmt.Sprintf("ws_%d", i%5), id, 7)...))
+		must(t, failure(s.AppendOpen(opened(t, fmt.Sprintf("ws_%d", i%5), id, 10))))
+		must(t, s.AppendEnd(1, ended(t, fmt.Sprintf("ws_%d", i%5), id, 7)...))
 	}
 	st := s.Stats()
 	if st.Depth < 3*n || st.UnshippedNanoUSD != 7*n || st.OldestAge <= 0 {
@@ -140,7 +140,7 @@ func TestShutdownWhileTheBrokerIsAway(t *testing.T) {
 	k := startKafka(t)
 	s := open(t, config(t, filepath.Join(t.TempDir(), "spool"), k))
 	stop := run(t, s)
-	must(t, s.AppendOpen(opened(t, "ws_1", "r1", 10)))
+	must(t, failure(s.AppendOpen(opened(t, "ws_1", "r1", 10))))
 	flush(t, s)
 	k.cluster.Close()
 	for i := range 100 {
@@ -166,12 +166,12 @@ func TestRestoredDiskOnlyRepeats(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	s := open(t, config(t, dir, k))
 	for i := range 50 {
-		must(t, s.AppendOpen(opened(t, "ws_1", fmt.Sprintf("r%d", i), 10)))
+		must(t, failure(s.AppendOpen(opened(t, "ws_1", fmt.Sprintf("r%d", i), 10))))
 	}
 	old := copyDir(t, dir)
 	stop := run(t, s)
 	for i := range 50 {
-		must(t, s.AppendEnd(ended(t, "ws_1", fmt.Sprintf("r%d", i), 7)...))
+		must(t, s.AppendEnd(1, ended(t, "ws_1", fmt.Sprintf("r%d", i), 7)...))
 	}
 	flush(t, s)
 	stop()
@@ -204,7 +204,7 @@ func TestRestoredDiskOnlyRepeats(t *testing.T) {
 func TestEmptyDiskIsANewProducer(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	a := open(t, config(t, dir, nil))
-	must(t, a.AppendOpen(opened(t, "ws_1", "r1", 1)))
+	must(t, failure(a.AppendOpen(opened(t, "ws_1", "r1", 1))))
 	must(t, a.Close())
 	must(t, os.RemoveAll(dir))
 	b := open(t, config(t, dir, nil))
@@ -223,12 +223,12 @@ func TestFolderIsLocked(t *testing.T) {
 
 func TestFencedSpoolTakesOnlyEnds(t *testing.T) {
 	s := open(t, config(t, filepath.Join(t.TempDir(), "spool"), nil))
-	must(t, s.AppendOpen(opened(t, "ws_1", "r1", 1)))
+	must(t, failure(s.AppendOpen(opened(t, "ws_1", "r1", 1))))
 	s.Fence()
-	if err := s.AppendOpen(opened(t, "ws_1", "r2", 1)); !errors.Is(err, spool.ErrClosed) {
+	if _, err := s.AppendOpen(opened(t, "ws_1", "r2", 1)); !errors.Is(err, spool.ErrClosed) {
 		t.Errorf("open after fence: %v, want ErrClosed", err)
 	}
-	must(t, s.AppendEnd(ended(t, "ws_1", "r1", 1)...))
+	must(t, s.AppendEnd(1, ended(t, "ws_1", "r1", 1)...))
 }
 
 func TestSyncAlways(t *testing.T) {
@@ -239,7 +239,7 @@ func TestSyncAlways(t *testing.T) {
 	for g := range 4 {
 		wg.Go(func() {
 			for i := range 20 {
-				if err := s.AppendOpen(opened(t, "ws_1", fmt.Sprintf("r%d-%d", g, i), 1)); err != nil {
+				if _, err := s.AppendOpen(opened(t, "ws_1", fmt.Sprintf("r%d-%d", g, i), 1)); err != nil {
 					t.Error(err)
 				}
 			}
@@ -257,7 +257,7 @@ func TestProducerFileLost(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	first := open(t, config(t, dir, k))
 	stop := run(t, first)
-	must(t, first.AppendOpen(opened(t, "ws_1", "r1", 10)))
+	must(t, failure(first.AppendOpen(opened(t, "ws_1", "r1", 10))))
 	<-first.Announced()
 	flush(t, first)
 	stop()

@@ -61,6 +61,8 @@ type Stats struct {
 	// DiskBytes is what the segments take on disk, OpenReservations how many ends have room kept for them.
 	DiskBytes        int64
 	OpenReservations int64
+	// WatermarkAge is how far back this producer has to be read: the time since the generation began that was published last.
+	WatermarkAge time.Duration
 	// Quarantined counts records that a broker refused for good since the start.
 	Quarantined int64
 }
@@ -73,6 +75,10 @@ type Spool struct {
 	lock *os.File
 	met  *metrics
 
+	// statusMu guards lastWord, and own.meta once the producer is announced: this process writes no more of its own status.
+	statusMu sync.Mutex
+	lastWord bool
+
 	// mu is the append lock. It guards everything down to the blank line.
 	mu        sync.Mutex
 	closed    bool
@@ -81,8 +87,13 @@ type Spool struct {
 	sequences map[sequenceKey]*uint64
 	open      int64
 	ballast   int64
-	queue     []frame
-	queued    int64
+	// generations are those that may have open reservations, and the newest; newest is the last number given. sinceBegan is what was appended
+	// since the newest began, in bytes.
+	generations []generation
+	newest      Generation
+	sinceBegan  int64
+	queue       []frame
+	queued      int64
 	// spilled is true while the shipper has to read from disk: the queue is not a continuation of what it has.
 	spilled bool
 
@@ -92,6 +103,11 @@ type Spool struct {
 	wake  chan struct{} // capacity 1; one pending wake-up is enough
 	sync  *syncer
 	ready chan struct{} // closed when the producer is announced in Kafka
+	// partitions of the costs topic; written before ready is closed.
+	partitions int
+	// watermark is when the generation began that was published last, µs; lossy says that a part of the log on disk could not be shipped.
+	watermark atomic.Int64
+	lossy     atomic.Bool
 
 	// predMu guards preds.
 	predMu sync.Mutex
@@ -142,7 +158,9 @@ func openLocked(ctx context.Context, cfg Config, lock *os.File) (*Spool, error) 
 		cfg: cfg, log: cfg.Log, id: own.id, lock: lock, own: own, preds: preds,
 		sequences: make(map[sequenceKey]*uint64),
 		wake:      make(chan struct{}, 1), ready: make(chan struct{}),
+		generations: []generation{{n: firstGeneration, began: time.Now()}}, newest: firstGeneration,
 	}
+	s.watermark.Store(own.meta.StartedAtUnixUS)
 	for _, p := range preds {
 		s.used.Add(p.diskBytes())
 	}
@@ -176,6 +194,7 @@ func (s *Spool) Fence() {
 func (s *Spool) Stats() Stats {
 	st := Stats{DiskBytes: s.used.Load(), Quarantined: s.met.quarantinedCount.Load()}
 	now := time.Now()
+	st.WatermarkAge = s.watermarkAge(now)
 	for _, f := range append(s.predecessorFolders(), s.own) {
 		st.Depth += f.depth.Load()
 		st.Bytes += f.pending.Load()

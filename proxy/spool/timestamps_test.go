@@ -19,8 +19,8 @@ func TestRecordsOfAnotherTimeAreNotLost(t *testing.T) {
 	s := open(t, cfg)
 	for i := range 5 {
 		id := fmt.Sprintf("r%d", i)
-		must(t, s.AppendOpen(opened(t, "ws_1", id, 10)))
-		must(t, s.AppendEnd(ended(t, "ws_1", id, 5)...))
+		must(t, failure(s.AppendOpen(opened(t, "ws_1", id, 10))))
+		must(t, s.AppendEnd(1, ended(t, "ws_1", id, 5)...))
 	}
 	limit := time.Now().UnixMilli() + 1
 	k.cluster.ControlKey(kmsg.Produce.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {

@@ -23,7 +23,7 @@ func TestTornTailAtEveryByte(t *testing.T) {
 	s := open(t, config(t, dir, nil))
 	ends := []int64{0} // ends[i] is the size of the segment after i frames
 	for i := range 3 {
-		must(t, s.AppendOpen(opened(t, "ws_1", fmt.Sprintf("r%d", i), 10)))
+		must(t, failure(s.AppendOpen(opened(t, "ws_1", fmt.Sprintf("r%d", i), 10))))
 		ends = append(ends, s.Stats().DiskBytes)
 	}
 	must(t, s.Close())

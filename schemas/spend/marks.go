@@ -51,6 +51,20 @@ func admit(s *rateguardv1.SpendState, e *rateguardv1.Event) (bool, []fold.Note) 
 	return isNew, notes
 }
 
+// Raise moves the mark of a producer to what is known to have been written before anything that is read: records up to it are repeats.
+func Raise(s *rateguardv1.SpendState, producer string, mark uint64) {
+	i, found := findProducer(s, producer)
+	if !found {
+		s.Producers = slices.Insert(s.Producers, i, &rateguardv1.ProducerMark{ProducerId: producer})
+	}
+	p := s.Producers[i]
+	p.Mark = max(p.GetMark(), mark)
+	p.Holes = slices.DeleteFunc(p.GetHoles(), func(h *rateguardv1.Hole) bool { return h.GetTo() <= mark })
+	for _, h := range p.GetHoles() {
+		h.From = max(h.GetFrom(), mark+1)
+	}
+}
+
 // Take moves a producer's mark for a sequence, from 1, and reports whether a record with it is new: above the mark, or in a hole
 // below it. It is the rule of repeats of everyone who reads the log.
 func Take(p *rateguardv1.ProducerMark, seq uint64) (bool, []fold.Note) {

@@ -70,7 +70,7 @@ func (l costsLog) spendRow(ws string, offset int64, events ...*rateguardv1.Event
 }
 
 // applied says that the projection has followed the costs topic up to an offset of the workspace's partition.
-func (l ledger) applied(log costsLog, ws string, offset int64) {
+func (l balanceRows) applied(log costsLog, ws string, offset int64) {
 	l.t.Helper()
 	found, err := kadm.NewClient(log.client).ListTopics(l.t.Context(), topics.Costs.Name)
 	if err != nil {
@@ -118,7 +118,7 @@ func TestStoresThatDriftAreSeen(t *testing.T) {
 	}
 	// Redis: r1 confirmed, r2 open, r3 settled and not yet confirmed.
 	state("epoch", 3, "at", 2, "op", 3, "n", 2, "life", 1, "pv", 1, "day", 1, "fgone", 1, field, "420 500 300", "er2/1", "o 0 p "+field+" 500", "er3/1", "s 120 p "+field+" 500")
-	log, l := newCostsLog(t, cluster), newLedger(t, database)
+	log, l := newCostsLog(t, cluster), newBalanceRows(t, database)
 	log.spendRow(ws, 2, events...)
 	l.put(ws, "month", generation, "", thisMonth, "300", "500")
 	l.applied(log, ws, 2)

@@ -19,6 +19,8 @@ type base struct {
 	// start is the first offset that is read, partitions the number of partitions of the topic.
 	start      int64
 	partitions int32
+	// generations are those of From.
+	generations map[string]uint64
 }
 
 // row is a value of the table: the state of a key at an offset.
@@ -57,7 +59,7 @@ func readBase(ctx context.Context, o Options, connect []kgo.Opt) (*base, error) 
 	if err != nil {
 		return nil, err
 	}
-	b := &base{partitions: partitions}
+	b := &base{partitions: partitions, generations: from.Generations}
 	folded, err := b.take(values, topicID)
 	if err != nil {
 		return nil, err
@@ -77,7 +79,7 @@ func readBase(ctx context.Context, o Options, connect []kgo.Opt) (*base, error) 
 		return nil, fmt.Errorf("costs/%d ends at offset %d and the spend table at %d: the log has lost records", o.Partition, newest, folded+1)
 	}
 	// Behind the table every record is needed for the sums; before it only those of producers that may hold something.
-	b.start = max(min(from, end, folded+1), oldest)
+	b.start = max(min(from.Offset, end, folded+1), oldest)
 	return b, nil
 }
 

@@ -135,7 +135,7 @@ func TestReaderWithoutBrokersIsNotCaughtUp(t *testing.T) {
 func TestErrorOfFromIsReturned(t *testing.T) {
 	p := startKafka(t).partition(0)
 	o := p.options(0)
-	o.From = func(context.Context) (int64, error) { return 0, context.DeadlineExceeded }
+	o.From = func(context.Context) (costs.From, error) { return costs.From{}, context.DeadlineExceeded }
 	if _, err := costs.New(t.Context(), o); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}

@@ -178,7 +178,7 @@ type reading struct {
 func (p *partition) options(from int64) costs.Options {
 	return costs.Options{
 		Poll:  100 * time.Millisecond,
-		Kafka: p.kafka, Partition: p.n, From: func(context.Context) (int64, error) { return from, nil },
+		Kafka: p.kafka, Partition: p.n, From: func(context.Context) (costs.From, error) { return costs.From{Offset: from}, nil },
 		Log: slog.New(slog.DiscardHandler),
 	}
 }

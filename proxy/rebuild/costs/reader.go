@@ -33,13 +33,20 @@ const (
 type Options struct {
 	Kafka     broker.Config
 	Partition int32
-	// From returns the offset that the reading of entries has to begin at: the smallest costs offset of the partition in the
-	// statuses of all producers that are not closed, math.MaxInt64 when all are, -1 for the partition's start. It is
-	// called once, by New.
-	From func(context.Context) (int64, error)
+	// From returns where the reading of entries has to begin. It is called once, by New.
+	From func(context.Context) (From, error)
 	Log  *slog.Logger
 	// Poll bounds how long Next waits for a record, 1 s.
 	Poll time.Duration
+}
+
+// From is where the reading of entries has to begin.
+type From struct {
+	// Offset is the smallest costs offset of the partition in the statuses of all producers that are not closed, math.MaxInt64 when all are, -1 for
+	// the partition's start.
+	Offset int64
+	// Generations are those of the statuses, by producer: what was opened before one of them has its end in the log.
+	Generations map[string]uint64
 }
 
 // Reader reads one partition. It is used by one goroutine.

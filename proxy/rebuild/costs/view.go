@@ -18,7 +18,7 @@ import (
 // View is what the log shows of one partition. Producers, rounds and seals are those of records that were read, the latest round
 // before them too. Only reading changes it.
 type View struct {
-	// Started is the offset of a producer's ProducerStarted.
+	// Started is the offset of a producer's ProducerStarted, of those that began behind the start of what is read.
 	Started map[string]int64
 	// Sealed is the latest seal of a producer.
 	Sealed map[string]Seal
@@ -36,7 +36,9 @@ type View struct {
 	partition, partitions int32
 	start                 int64
 	log                   *slog.Logger
-	workspaces            map[string]*Workspace
+	// generations are those that producers are read from.
+	generations map[string]uint64
+	workspaces  map[string]*Workspace
 	// changed are the workspaces with records that no step has reported yet.
 	changed map[string]bool
 	round   *rateguardv1.Event
@@ -62,7 +64,7 @@ type Round struct {
 func newView(o Options, b *base) (*View, error) {
 	v := &View{
 		Started: make(map[string]int64), Sealed: make(map[string]Seal), Closed: make(map[string]map[string]bool), Next: b.start,
-		partition: o.Partition, partitions: b.partitions, start: b.start, log: o.Log,
+		partition: o.Partition, partitions: b.partitions, start: b.start, log: o.Log, generations: b.generations,
 		workspaces: make(map[string]*Workspace), changed: make(map[string]bool),
 	}
 	for key, r := range b.rows {
@@ -155,6 +157,8 @@ func (v *View) takePartition(e *rateguardv1.Event, offset int64) {
 		if _, seen := v.Started[b.ProducerStarted.GetProducerId()]; !seen {
 			v.Started[b.ProducerStarted.GetProducerId()] = offset
 		}
+	case *rateguardv1.Event_GenerationStarted:
+		v.beginGeneration(b.GenerationStarted)
 	case *rateguardv1.Event_Seal:
 		if s := b.Seal; s.GetN() > v.Sealed[s.GetProducerId()].N {
 			v.Sealed[s.GetProducerId()] = Seal{N: s.GetN(), At: offset}
@@ -162,6 +166,19 @@ func (v *View) takePartition(e *rateguardv1.Event, offset int64) {
 	case *rateguardv1.Event_Round:
 		v.takeRound(e, offset)
 	default: // of no partition
+	}
+}
+
+// beginGeneration takes the marks at which the generation begins that a producer is read from. All that it opened before is ended, so that what still looks open
+// is a repeat of an opening whose end was not read, or is ended further on.
+func (v *View) beginGeneration(g *rateguardv1.GenerationStarted) {
+	if n, known := v.generations[g.GetProducerId()]; !known || n != g.GetGeneration() {
+		return
+	}
+	for _, m := range g.GetMarks() {
+		if w := v.workspaces[m.GetWorkspaceId()]; w != nil {
+			w.begin(g.GetProducerId(), m.GetCosts())
+		}
 	}
 }
 

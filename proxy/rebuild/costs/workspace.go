@@ -131,6 +131,18 @@ func (w *Workspace) open(producer string, o *rateguardv1.ReservationOpened, offs
 	w.Open[o.GetReservationId()] = Reservation{Opened: o, Producer: producer, At: offset}
 }
 
+// begin takes the mark of a producer all of whose reservations up to it are ended.
+func (w *Workspace) begin(producer string, mark uint64) {
+	for id, r := range w.Open {
+		if r.Producer == producer {
+			delete(w.Open, id)
+		}
+	}
+	if w.behind != nil {
+		spend.Raise(w.behind.state, producer, mark)
+	}
+}
+
 func (w *Workspace) end(id string) {
 	if _, open := w.Open[id]; !open {
 		w.unopened[id] = true

@@ -105,6 +105,8 @@ type options struct {
 	dir string
 	// noSeals: it does not answer rounds; noKeeper: it keeps no budgets; noShip: it never reaches Kafka.
 	noSeals, noKeeper, noShip bool
+	// eager: its watermark moves all the time.
+	eager bool
 }
 
 func (w *world) start(o options) *process {
@@ -113,7 +115,11 @@ func (w *world) start(o options) *process {
 	if o.dir == "" {
 		o.dir = filepath.Join(w.tb.TempDir(), "spool")
 	}
-	s, err := spool.Open(w.tb.Context(), spool.Config{Dir: o.dir, Kafka: w.kafka, Log: log, Linger: time.Millisecond, MaxEndBytes: 8 << 10})
+	c := spool.Config{Dir: o.dir, Kafka: w.kafka, Log: log, Linger: time.Millisecond, MaxEndBytes: 8 << 10}
+	if o.eager {
+		c.LowWaterEvery, c.LowWaterRecords = 10*time.Millisecond, 1
+	}
+	s, err := spool.Open(w.tb.Context(), c)
 	must(w.tb, err)
 	store, err := lua.OpenStore(lua.StoreConfig{URL: w.url, Timeout: 2 * time.Second, Log: log})
 	must(w.tb, err)
@@ -178,6 +184,7 @@ type reservation struct {
 	grant  lua.Decision
 	req    *lua.Request
 	amount int64
+	in     spool.Generation
 }
 
 // budget is the one budget of each workspace: hard, in total.
@@ -233,17 +240,19 @@ func (r *reservation) subject() *rateguardv1.Subject {
 // open appends the opening, unless the epoch was given up.
 func (r *reservation) open() error {
 	return r.p.gate.Open(r.ws, r.grant.Epoch, func() error {
-		return r.p.AppendOpen(record(r.p.w.tb, r.ws, &rateguardv1.Event{Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: &rateguardv1.ReservationOpened{
+		var err error
+		r.in, err = r.p.AppendOpen(record(r.p.w.tb, r.ws, &rateguardv1.Event{Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: &rateguardv1.ReservationOpened{
 			ReservationId: r.id, Subject: r.subject(), BoundNanoUsd: &r.amount, UnknownCostNanoUsd: &r.amount, Holds: []*rateguardv1.Hold{r.hold},
 			Epoch: r.grant.Epoch, Op: r.grant.Op,
 		}}}))
+		return err
 	})
 }
 
 // end appends the outcome.
 func (r *reservation) end(cost int64) {
 	r.p.w.tb.Helper()
-	must(r.p.w.tb, r.p.AppendEnd(record(r.p.w.tb, r.ws, &rateguardv1.Event{Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{
+	must(r.p.w.tb, r.p.AppendEnd(r.in, record(r.p.w.tb, r.ws, &rateguardv1.Event{Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{
 		Outcome: &rateguardv1.Outcome{
 			ReservationId: r.id, Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, CostNanoUsd: &cost, BoundNanoUsd: &r.amount,
 			Subject: r.subject(), Holds: []*rateguardv1.Hold{r.hold},
@@ -326,6 +335,18 @@ func (w *world) ledger(ws string) map[string]int64 {
 		must(w.tb, ctx.Err())
 	}
 	return costs
+}
+
+// end returns the end of a partition of the costs topic.
+func (w *world) end(partition int32) int64 {
+	w.tb.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Seeds()...))
+	must(w.tb, err)
+	defer cl.Close()
+	ends, err := kadm.NewClient(cl).ListEndOffsets(w.tb.Context(), topics.Costs.Name)
+	must(w.tb, err)
+	end, _ := ends.Lookup(topics.Costs.Name, partition)
+	return end.Offset
 }
 
 // awaitClosed waits until a producer is closed, as another one sees it.

@@ -119,17 +119,18 @@ func (p *partition) read(ctx context.Context) error {
 }
 
 // from returns the offset at which the reading has to begin: no reservation that is open, and no end that Redis has not been shown, stands before it.
-func (p *partition) from(ctx context.Context) (int64, error) {
+func (p *partition) from(ctx context.Context) (costs.From, error) {
+	from := costs.From{Offset: math.MaxInt64, Generations: make(map[string]uint64)}
 	if err := p.k.cfg.Roster.Sync(ctx); err != nil {
-		return 0, err
+		return from, err
 	}
-	from := int64(math.MaxInt64)
 	for _, s := range p.k.cfg.Roster.Open() {
 		offset, known := s.GetCostsOffsets()[p.n]
 		if !known {
-			return -1, nil // a status without offsets says nothing
+			offset = -1 // a status without offsets says nothing
 		}
-		from = min(from, offset)
+		from.Offset = min(from.Offset, offset)
+		from.Generations[s.GetProducerId()] = s.GetGeneration()
 	}
 	places, err := p.k.cfg.Redis.Balances.Places(ctx, p.budgeted())
 	if err != nil {
@@ -137,7 +138,7 @@ func (p *partition) from(ctx context.Context) (int64, error) {
 	}
 	for _, at := range places {
 		if at.Epoch > 0 {
-			from = min(from, at.At+1)
+			from.Offset = min(from.Offset, at.At+1)
 		}
 	}
 	return from, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -128,10 +129,17 @@ func (p *partition) readOn(ctx context.Context) error {
 	return err
 }
 
-// missing returns the producers whose seal is still to come.
+// missing returns the producers whose seal is still to come: those that started before the round and are not closed. The ProducerStarted of one that lives
+// for long stands before what is read, and its status says where it started; what the view shows of it could only be a repeat.
 func (p *partition) missing(v *costs.View, n uint64) []string {
+	started := maps.Clone(v.Started)
+	for _, s := range p.k.cfg.Roster.Open() {
+		if _, seen := started[s.GetProducerId()]; !seen || s.GetGeneration() > 0 {
+			started[s.GetProducerId()] = s.GetCostsStarted()[p.n] // without one it was always there
+		}
+	}
 	var out []string
-	for id, at := range v.Started {
+	for id, at := range started {
 		if at < v.Round.At && v.Sealed[id].N < n && !p.k.cfg.Roster.Closed(id) {
 			out = append(out, id)
 		}

@@ -797,6 +797,139 @@ func (x *ProducerStarted) GetPartition() int32 {
 	return 0
 }
 
+// GenerationStarted stands in every partition of the costs topic and divides what a producer has written: its records up to the marks are older than
+// the generation, all others belong to it or a later one. Who reads from a generation on knows repeats of what was before it by the marks.
+type GenerationStarted struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	ProducerId string                 `protobuf:"bytes,1,opt,name=producer_id,json=producerId,proto3" json:"producer_id,omitempty"`
+	// Counts up from 2; some are left out.
+	Generation uint64 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Partition  int32  `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Every workspace of the partition that the producer has written to.
+	Marks         []*WorkspaceMarks `protobuf:"bytes,4,rep,name=marks,proto3" json:"marks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GenerationStarted) Reset() {
+	*x = GenerationStarted{}
+	mi := &file_rateguard_v1_costs_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenerationStarted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenerationStarted) ProtoMessage() {}
+
+func (x *GenerationStarted) ProtoReflect() protoreflect.Message {
+	mi := &file_rateguard_v1_costs_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenerationStarted.ProtoReflect.Descriptor instead.
+func (*GenerationStarted) Descriptor() ([]byte, []int) {
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GenerationStarted) GetProducerId() string {
+	if x != nil {
+		return x.ProducerId
+	}
+	return ""
+}
+
+func (x *GenerationStarted) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *GenerationStarted) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *GenerationStarted) GetMarks() []*WorkspaceMarks {
+	if x != nil {
+		return x.Marks
+	}
+	return nil
+}
+
+// WorkspaceMarks are the largest sequences of a producer in one workspace.
+type WorkspaceMarks struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WorkspaceId   string                 `protobuf:"bytes,1,opt,name=workspace_id,json=workspaceId,proto3" json:"workspace_id,omitempty"`
+	Costs         uint64                 `protobuf:"varint,2,opt,name=costs,proto3" json:"costs,omitempty"`
+	Requests      uint64                 `protobuf:"varint,3,opt,name=requests,proto3" json:"requests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkspaceMarks) Reset() {
+	*x = WorkspaceMarks{}
+	mi := &file_rateguard_v1_costs_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkspaceMarks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkspaceMarks) ProtoMessage() {}
+
+func (x *WorkspaceMarks) ProtoReflect() protoreflect.Message {
+	mi := &file_rateguard_v1_costs_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkspaceMarks.ProtoReflect.Descriptor instead.
+func (*WorkspaceMarks) Descriptor() ([]byte, []int) {
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *WorkspaceMarks) GetWorkspaceId() string {
+	if x != nil {
+		return x.WorkspaceId
+	}
+	return ""
+}
+
+func (x *WorkspaceMarks) GetCosts() uint64 {
+	if x != nil {
+		return x.Costs
+	}
+	return 0
+}
+
+func (x *WorkspaceMarks) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
 // Round asks every living producer for a Seal; n is the next epoch.
 type Round struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -808,7 +941,7 @@ type Round struct {
 
 func (x *Round) Reset() {
 	*x = Round{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[9]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +953,7 @@ func (x *Round) String() string {
 func (*Round) ProtoMessage() {}
 
 func (x *Round) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[9]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +966,7 @@ func (x *Round) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Round.ProtoReflect.Descriptor instead.
 func (*Round) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{9}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Round) GetN() uint64 {
@@ -862,7 +995,7 @@ type Seal struct {
 
 func (x *Seal) Reset() {
 	*x = Seal{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[10]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +1007,7 @@ func (x *Seal) String() string {
 func (*Seal) ProtoMessage() {}
 
 func (x *Seal) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[10]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +1020,7 @@ func (x *Seal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Seal.ProtoReflect.Descriptor instead.
 func (*Seal) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{10}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Seal) GetN() uint64 {
@@ -922,7 +1055,7 @@ type BudgetsInstalled struct {
 
 func (x *BudgetsInstalled) Reset() {
 	*x = BudgetsInstalled{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[11]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1067,7 @@ func (x *BudgetsInstalled) String() string {
 func (*BudgetsInstalled) ProtoMessage() {}
 
 func (x *BudgetsInstalled) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[11]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1080,7 @@ func (x *BudgetsInstalled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BudgetsInstalled.ProtoReflect.Descriptor instead.
 func (*BudgetsInstalled) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{11}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *BudgetsInstalled) GetEpoch() uint64 {
@@ -974,7 +1107,7 @@ type ProducerClosed struct {
 
 func (x *ProducerClosed) Reset() {
 	*x = ProducerClosed{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[12]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1119,7 @@ func (x *ProducerClosed) String() string {
 func (*ProducerClosed) ProtoMessage() {}
 
 func (x *ProducerClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[12]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1132,7 @@ func (x *ProducerClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProducerClosed.ProtoReflect.Descriptor instead.
 func (*ProducerClosed) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{12}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ProducerClosed) GetProducerId() string {
@@ -1042,7 +1175,7 @@ type Skipped struct {
 
 func (x *Skipped) Reset() {
 	*x = Skipped{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[13]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1054,7 +1187,7 @@ func (x *Skipped) String() string {
 func (*Skipped) ProtoMessage() {}
 
 func (x *Skipped) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[13]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1067,7 +1200,7 @@ func (x *Skipped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Skipped.ProtoReflect.Descriptor instead.
 func (*Skipped) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{13}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Skipped) GetSequence() uint64 {
@@ -1152,7 +1285,19 @@ const file_rateguard_v1_costs_proto_rawDesc = "" +
 	"\x0fProducerStarted\x12\x1f\n" +
 	"\vproducer_id\x18\x01 \x01(\tR\n" +
 	"producerId\x12\x1c\n" +
-	"\tpartition\x18\x02 \x01(\x05R\tpartition\"3\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\"\xa6\x01\n" +
+	"\x11GenerationStarted\x12\x1f\n" +
+	"\vproducer_id\x18\x01 \x01(\tR\n" +
+	"producerId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x1c\n" +
+	"\tpartition\x18\x03 \x01(\x05R\tpartition\x122\n" +
+	"\x05marks\x18\x04 \x03(\v2\x1c.rateguard.v1.WorkspaceMarksR\x05marks\"e\n" +
+	"\x0eWorkspaceMarks\x12!\n" +
+	"\fworkspace_id\x18\x01 \x01(\tR\vworkspaceId\x12\x14\n" +
+	"\x05costs\x18\x02 \x01(\x04R\x05costs\x12\x1a\n" +
+	"\brequests\x18\x03 \x01(\x04R\brequests\"3\n" +
 	"\x05Round\x12\f\n" +
 	"\x01n\x18\x01 \x01(\x04R\x01n\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\"S\n" +
@@ -1191,7 +1336,7 @@ func file_rateguard_v1_costs_proto_rawDescGZIP() []byte {
 }
 
 var file_rateguard_v1_costs_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_rateguard_v1_costs_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_rateguard_v1_costs_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_rateguard_v1_costs_proto_goTypes = []any{
 	(OutcomeKind)(0),           // 0: rateguard.v1.OutcomeKind
 	(*Subject)(nil),            // 1: rateguard.v1.Subject
@@ -1203,34 +1348,37 @@ var file_rateguard_v1_costs_proto_goTypes = []any{
 	(*ReservationExpired)(nil), // 7: rateguard.v1.ReservationExpired
 	(*CostCorrected)(nil),      // 8: rateguard.v1.CostCorrected
 	(*ProducerStarted)(nil),    // 9: rateguard.v1.ProducerStarted
-	(*Round)(nil),              // 10: rateguard.v1.Round
-	(*Seal)(nil),               // 11: rateguard.v1.Seal
-	(*BudgetsInstalled)(nil),   // 12: rateguard.v1.BudgetsInstalled
-	(*ProducerClosed)(nil),     // 13: rateguard.v1.ProducerClosed
-	(*Skipped)(nil),            // 14: rateguard.v1.Skipped
-	(*RequestContext)(nil),     // 15: rateguard.v1.RequestContext
-	(*Usage)(nil),              // 16: rateguard.v1.Usage
-	(*RequestRecorded)(nil),    // 17: rateguard.v1.RequestRecorded
+	(*GenerationStarted)(nil),  // 10: rateguard.v1.GenerationStarted
+	(*WorkspaceMarks)(nil),     // 11: rateguard.v1.WorkspaceMarks
+	(*Round)(nil),              // 12: rateguard.v1.Round
+	(*Seal)(nil),               // 13: rateguard.v1.Seal
+	(*BudgetsInstalled)(nil),   // 14: rateguard.v1.BudgetsInstalled
+	(*ProducerClosed)(nil),     // 15: rateguard.v1.ProducerClosed
+	(*Skipped)(nil),            // 16: rateguard.v1.Skipped
+	(*RequestContext)(nil),     // 17: rateguard.v1.RequestContext
+	(*Usage)(nil),              // 18: rateguard.v1.Usage
+	(*RequestRecorded)(nil),    // 19: rateguard.v1.RequestRecorded
 }
 var file_rateguard_v1_costs_proto_depIdxs = []int32{
 	1,  // 0: rateguard.v1.ReservationOpened.subject:type_name -> rateguard.v1.Subject
 	2,  // 1: rateguard.v1.ReservationOpened.holds:type_name -> rateguard.v1.Hold
-	15, // 2: rateguard.v1.ReservationOpened.context:type_name -> rateguard.v1.RequestContext
+	17, // 2: rateguard.v1.ReservationOpened.context:type_name -> rateguard.v1.RequestContext
 	0,  // 3: rateguard.v1.Outcome.kind:type_name -> rateguard.v1.OutcomeKind
-	16, // 4: rateguard.v1.Outcome.usage:type_name -> rateguard.v1.Usage
+	18, // 4: rateguard.v1.Outcome.usage:type_name -> rateguard.v1.Usage
 	1,  // 5: rateguard.v1.Outcome.subject:type_name -> rateguard.v1.Subject
 	2,  // 6: rateguard.v1.Outcome.holds:type_name -> rateguard.v1.Hold
 	4,  // 7: rateguard.v1.CostSettled.outcome:type_name -> rateguard.v1.Outcome
 	4,  // 8: rateguard.v1.ReservationVoided.outcome:type_name -> rateguard.v1.Outcome
 	4,  // 9: rateguard.v1.ReservationExpired.outcome:type_name -> rateguard.v1.Outcome
 	4,  // 10: rateguard.v1.CostCorrected.outcome:type_name -> rateguard.v1.Outcome
-	4,  // 11: rateguard.v1.ProducerClosed.ends:type_name -> rateguard.v1.Outcome
-	17, // 12: rateguard.v1.ProducerClosed.rows:type_name -> rateguard.v1.RequestRecorded
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	11, // 11: rateguard.v1.GenerationStarted.marks:type_name -> rateguard.v1.WorkspaceMarks
+	4,  // 12: rateguard.v1.ProducerClosed.ends:type_name -> rateguard.v1.Outcome
+	19, // 13: rateguard.v1.ProducerClosed.rows:type_name -> rateguard.v1.RequestRecorded
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_rateguard_v1_costs_proto_init() }
@@ -1249,7 +1397,7 @@ func file_rateguard_v1_costs_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rateguard_v1_costs_proto_rawDesc), len(file_rateguard_v1_costs_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -29,14 +29,21 @@ type ProducerStatus struct {
 	StartedAtUnixUs int64                  `protobuf:"varint,3,opt,name=started_at_unix_us,json=startedAtUnixUs,proto3" json:"started_at_unix_us,omitempty"`
 	// 0: not closed.
 	ClosedAtUnixUs int64 `protobuf:"varint,4,opt,name=closed_at_unix_us,json=closedAtUnixUs,proto3" json:"closed_at_unix_us,omitempty"`
-	// End offsets of the requests and costs partitions when the producer started: no record of its stands before them.
+	// Offsets of the requests and costs partitions from which the producer has to be read: every reservation that it opened before its
+	// generation has its end and its row in the log, and every record of the generation stands behind them.
 	CostsOffsets    map[int32]int64 `protobuf:"bytes,5,rep,name=costs_offsets,json=costsOffsets,proto3" json:"costs_offsets,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	RequestsOffsets map[int32]int64 `protobuf:"bytes,6,rep,name=requests_offsets,json=requestsOffsets,proto3" json:"requests_offsets,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// When an operator declared lost what it had on its disk and in Redis; 0: nobody did. Whoever
 	// closes it asks Redis nothing about it.
 	DeclaredLostAtUnixUs int64 `protobuf:"varint,7,opt,name=declared_lost_at_unix_us,json=declaredLostAtUnixUs,proto3" json:"declared_lost_at_unix_us,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// End offsets of the partitions when the producer started: no record of its stands before them.
+	CostsStarted    map[int32]int64 `protobuf:"bytes,8,rep,name=costs_started,json=costsStarted,proto3" json:"costs_started,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	RequestsStarted map[int32]int64 `protobuf:"bytes,9,rep,name=requests_started,json=requestsStarted,proto3" json:"requests_started,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The generation that the offsets are of: its GenerationStarted stands behind them in every partition of the costs topic. 0: there was
+	// none yet, and they are those of the start.
+	Generation    uint64 `protobuf:"varint,10,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProducerStatus) Reset() {
@@ -114,6 +121,27 @@ func (x *ProducerStatus) GetRequestsOffsets() map[int32]int64 {
 func (x *ProducerStatus) GetDeclaredLostAtUnixUs() int64 {
 	if x != nil {
 		return x.DeclaredLostAtUnixUs
+	}
+	return 0
+}
+
+func (x *ProducerStatus) GetCostsStarted() map[int32]int64 {
+	if x != nil {
+		return x.CostsStarted
+	}
+	return nil
+}
+
+func (x *ProducerStatus) GetRequestsStarted() map[int32]int64 {
+	if x != nil {
+		return x.RequestsStarted
+	}
+	return nil
+}
+
+func (x *ProducerStatus) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
 	}
 	return 0
 }
@@ -514,7 +542,7 @@ var File_rateguard_v1_operations_proto protoreflect.FileDescriptor
 
 const file_rateguard_v1_operations_proto_rawDesc = "" +
 	"\n" +
-	"\x1drateguard/v1/operations.proto\x12\frateguard.v1\"\x8d\x04\n" +
+	"\x1drateguard/v1/operations.proto\x12\frateguard.v1\"\xe5\x06\n" +
 	"\x0eProducerStatus\x12\x1f\n" +
 	"\vproducer_id\x18\x01 \x01(\tR\n" +
 	"producerId\x12\x12\n" +
@@ -523,11 +551,23 @@ const file_rateguard_v1_operations_proto_rawDesc = "" +
 	"\x11closed_at_unix_us\x18\x04 \x01(\x03R\x0eclosedAtUnixUs\x12S\n" +
 	"\rcosts_offsets\x18\x05 \x03(\v2..rateguard.v1.ProducerStatus.CostsOffsetsEntryR\fcostsOffsets\x12\\\n" +
 	"\x10requests_offsets\x18\x06 \x03(\v21.rateguard.v1.ProducerStatus.RequestsOffsetsEntryR\x0frequestsOffsets\x126\n" +
-	"\x18declared_lost_at_unix_us\x18\a \x01(\x03R\x14declaredLostAtUnixUs\x1a?\n" +
+	"\x18declared_lost_at_unix_us\x18\a \x01(\x03R\x14declaredLostAtUnixUs\x12S\n" +
+	"\rcosts_started\x18\b \x03(\v2..rateguard.v1.ProducerStatus.CostsStartedEntryR\fcostsStarted\x12\\\n" +
+	"\x10requests_started\x18\t \x03(\v21.rateguard.v1.ProducerStatus.RequestsStartedEntryR\x0frequestsStarted\x12\x1e\n" +
+	"\n" +
+	"generation\x18\n" +
+	" \x01(\x04R\n" +
+	"generation\x1a?\n" +
 	"\x11CostsOffsetsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x05R\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aB\n" +
 	"\x14RequestsOffsetsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\x05R\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a?\n" +
+	"\x11CostsStartedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\x05R\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aB\n" +
+	"\x14RequestsStartedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x05R\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xb1\x02\n" +
 	"\x05Alert\x12\x19\n" +
@@ -584,7 +624,7 @@ func file_rateguard_v1_operations_proto_rawDescGZIP() []byte {
 	return file_rateguard_v1_operations_proto_rawDescData
 }
 
-var file_rateguard_v1_operations_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_rateguard_v1_operations_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_rateguard_v1_operations_proto_goTypes = []any{
 	(*ProducerStatus)(nil),     // 0: rateguard.v1.ProducerStatus
 	(*Alert)(nil),              // 1: rateguard.v1.Alert
@@ -594,19 +634,23 @@ var file_rateguard_v1_operations_proto_goTypes = []any{
 	(*DeadLetter)(nil),         // 5: rateguard.v1.DeadLetter
 	nil,                        // 6: rateguard.v1.ProducerStatus.CostsOffsetsEntry
 	nil,                        // 7: rateguard.v1.ProducerStatus.RequestsOffsetsEntry
-	nil,                        // 8: rateguard.v1.Alert.LabelsEntry
-	nil,                        // 9: rateguard.v1.DeadLetter.HeadersEntry
+	nil,                        // 8: rateguard.v1.ProducerStatus.CostsStartedEntry
+	nil,                        // 9: rateguard.v1.ProducerStatus.RequestsStartedEntry
+	nil,                        // 10: rateguard.v1.Alert.LabelsEntry
+	nil,                        // 11: rateguard.v1.DeadLetter.HeadersEntry
 }
 var file_rateguard_v1_operations_proto_depIdxs = []int32{
-	6, // 0: rateguard.v1.ProducerStatus.costs_offsets:type_name -> rateguard.v1.ProducerStatus.CostsOffsetsEntry
-	7, // 1: rateguard.v1.ProducerStatus.requests_offsets:type_name -> rateguard.v1.ProducerStatus.RequestsOffsetsEntry
-	8, // 2: rateguard.v1.Alert.labels:type_name -> rateguard.v1.Alert.LabelsEntry
-	9, // 3: rateguard.v1.DeadLetter.headers:type_name -> rateguard.v1.DeadLetter.HeadersEntry
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	6,  // 0: rateguard.v1.ProducerStatus.costs_offsets:type_name -> rateguard.v1.ProducerStatus.CostsOffsetsEntry
+	7,  // 1: rateguard.v1.ProducerStatus.requests_offsets:type_name -> rateguard.v1.ProducerStatus.RequestsOffsetsEntry
+	8,  // 2: rateguard.v1.ProducerStatus.costs_started:type_name -> rateguard.v1.ProducerStatus.CostsStartedEntry
+	9,  // 3: rateguard.v1.ProducerStatus.requests_started:type_name -> rateguard.v1.ProducerStatus.RequestsStartedEntry
+	10, // 4: rateguard.v1.Alert.labels:type_name -> rateguard.v1.Alert.LabelsEntry
+	11, // 5: rateguard.v1.DeadLetter.headers:type_name -> rateguard.v1.DeadLetter.HeadersEntry
+	6,  // [6:6] is the sub-list for method output_type
+	6,  // [6:6] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_rateguard_v1_operations_proto_init() }
@@ -620,7 +664,7 @@ func file_rateguard_v1_operations_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rateguard_v1_operations_proto_rawDesc), len(file_rateguard_v1_operations_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
