@@ -85,8 +85,8 @@ func TestPricesCommandsThatCannotBeUnderstood(t *testing.T) {
 		"prices set openai gpt-4o --usd words=1":                        `"words" is no unit`,
 		"prices set openai gpt-4o --usd input_tokens=1 --backdated":     "--from is required",
 		"prices set openai gpt-4o --usd input_tokens=1 --from whenever": "whenever",
-		"reprice --dry-run":                                             "--from is required",
-		"reprice --from 48h":                                            "--reason is required",
+		"reprice --dry-run":  "--from is required",
+		"reprice --from 48h": "--reason is required",
 	} {
 		_, url := pricesAPI(t)
 		if o := run(t, url, "", strings.Fields(args)...); o.code != 2 || !strings.Contains(o.errors, says) {
