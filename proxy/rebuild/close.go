@@ -36,8 +36,7 @@ type closing struct {
 // ended too, as it may have been sent; of one that an operator declared lost, Redis is not asked.
 func (r *Rebuilder) close(ctx context.Context, c closing) error {
 	status := c.status
-	// What an attempt before this one appended and did not see through has to be in the log that is read now.
-	if err := r.cfg.Spool.FlushOwn(ctx); err != nil {
+	if err := r.begin(ctx, status); err != nil {
 		return fmt.Errorf("closing producer %s: %w", status.GetProducerId(), err)
 	}
 	shown := new(held)
@@ -55,7 +54,7 @@ func (r *Rebuilder) close(ctx context.Context, c closing) error {
 		r.met.read.Add(float64(sc.state.read))
 		sc.close()
 	}()
-	appended := make(map[string]bool)
+	appended, released := make(map[string]bool), false
 	for range maxRestarts {
 		err := sc.toEnd(ctx)
 		if errors.Is(err, errNoGeneration) {
@@ -71,8 +70,15 @@ func (r *Rebuilder) close(ctx context.Context, c closing) error {
 		if err != nil {
 			return err
 		}
-		if !c.complete {
+		switch {
+		case !c.complete:
 			sc.state.takeHeld()
+		case !released:
+			// Before the closing counts: whoever goes on behind that, after a crash of ours, would end it at its bound.
+			if err := r.release(ctx, sc.state); err != nil {
+				return err
+			}
+			released = true
 		}
 		records, err := r.closings(sc.state, c.dead)
 		if err == nil && len(records) == 0 && c.dead {
@@ -82,11 +88,6 @@ func (r *Rebuilder) close(ctx context.Context, c closing) error {
 			return err
 		}
 		if len(records) == 0 {
-			if c.complete {
-				if err := r.release(ctx, sc.state); err != nil {
-					return err
-				}
-			}
 			return r.finish(ctx, status)
 		}
 		for _, rec := range records {
@@ -196,6 +197,23 @@ func (r *Rebuilder) leftovers(s *state) ([]spool.Record, error) {
 	return records, nil
 }
 
+// begin says in the topic of producers that the producer is being closed, so that budgets which are installed from the log fence it too. Behind Sync every
+// round is known whose keeper may not have read that: budgets are usable once what that round installs is there.
+func (r *Rebuilder) begin(ctx context.Context, status *rateguardv1.ProducerStatus) error {
+	if !r.roster.Retired(status.GetProducerId()) {
+		status = proto.CloneOf(status) // the reaper's view of the topic is read by others
+		status.ClosingAtUnixUs = time.Now().UnixMicro()
+		if err := r.appendStatus(status); err != nil {
+			return err
+		}
+	}
+	// What an attempt before this one appended and did not see through has to be in the log that is read now.
+	if err := r.cfg.Spool.FlushOwn(ctx); err != nil {
+		return err
+	}
+	return r.roster.Sync(ctx)
+}
+
 // CloseSelf says that this producer has ended: nothing of it is open, its records are all in the log, and nobody has to wait for it or to close it. It is called
 // after Run, while the spool still ships. A producer that was never announced has nothing to say.
 func (r *Rebuilder) CloseSelf(ctx context.Context) error {
@@ -211,18 +229,23 @@ func (r *Rebuilder) CloseSelf(ctx context.Context) error {
 func (r *Rebuilder) finish(ctx context.Context, status *rateguardv1.ProducerStatus) error {
 	status = proto.CloneOf(status) // the reaper's view of the topic is read by others
 	status.ClosedAtUnixUs = time.Now().UnixMicro()
-	rec, err := unnumbered(topics.Producers, status.GetProducerId(), &rateguardv1.Event{Body: &rateguardv1.Event_ProducerStatus{ProducerStatus: status}})
+	err := r.appendStatus(status)
+	if err == nil {
+		err = r.cfg.Spool.FlushOwn(ctx)
+	}
 	if err != nil {
-		return err
-	}
-	if err := r.cfg.Spool.Append(rec); err != nil {
-		return fmt.Errorf("writing status of producer %s: %w", status.GetProducerId(), err)
-	}
-	if err := r.cfg.Spool.FlushOwn(ctx); err != nil {
 		return fmt.Errorf("writing status of producer %s: %w", status.GetProducerId(), err)
 	}
 	r.met.closed.Inc()
 	return nil
+}
+
+func (r *Rebuilder) appendStatus(status *rateguardv1.ProducerStatus) error {
+	rec, err := unnumbered(topics.Producers, status.GetProducerId(), &rateguardv1.Event{Body: &rateguardv1.Event_ProducerStatus{ProducerStatus: status}})
+	if err != nil {
+		return err
+	}
+	return r.cfg.Spool.Append(rec)
 }
 
 // unnumbered is for records that may be repeated: a ProducerClosed counts once by its own rule, a status

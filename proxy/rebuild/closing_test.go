@@ -153,6 +153,10 @@ func TestZombieShipsBetweenReadAndAppend(t *testing.T) {
 	zombie.open("ws_1", "r1", 100)
 	zombie.open("ws_1", "r2", 100)
 	zombie.flush()
+	// An attempt before this one has said that it is being closed.
+	said := status(t, kafka, zombie.ProducerID())
+	said.ClosingAtUnixUs = time.Now().UnixMicro()
+	publish(t, kafka, said)
 	// The closer's closing lies in its spool until it ships.
 	closer := start(t, options{dir: filepath.Join(t.TempDir(), "b"), kafka: kafka, redis: rdb, noShip: true})
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -183,6 +187,9 @@ func TestTwoClosersCloseOnce(t *testing.T) {
 	}
 	gone.flush()
 	gone.kill()
+	said := status(t, kafka, gone.ProducerID())
+	said.ClosingAtUnixUs = time.Now().UnixMicro()
+	publish(t, kafka, said)
 	// The reaper waits for 400 ms without a heartbeat and the successor for nothing: hold it back until then.
 	reaper := start(t, options{dir: filepath.Join(t.TempDir(), "b"), kafka: kafka, redis: rdb, noShip: true})
 	tick := time.NewTicker(5 * time.Millisecond)

@@ -92,7 +92,7 @@ func (r *Rebuilder) candidates() []*rateguardv1.ProducerStatus {
 func (r *Rebuilder) watchSelf(ctx context.Context) {
 	for {
 		changed := r.roster.Changed()
-		if r.roster.Closed(r.cfg.Spool.ProducerID()) {
+		if r.roster.Retired(r.cfg.Spool.ProducerID()) {
 			r.retire("log")
 			return
 		}

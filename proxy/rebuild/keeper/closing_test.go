@@ -4,9 +4,12 @@ import (
 	"errors"
 	"maps"
 	"testing"
+	"time"
 
 	"github.com/rateguard/rateguard/proxy/epoch"
+	"github.com/rateguard/rateguard/proxy/internal/redistest"
 	"github.com/rateguard/rateguard/proxy/lua"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 )
 
 func wantLedger(t *testing.T, w *world, want map[string]int64) {
@@ -112,4 +115,23 @@ func TestBudgetsStayClosedUntilALostProducerIsDeclared(t *testing.T) {
 	}
 	p.reserve("ws_1", 700)
 	wantLedger(t, w, map[string]int64{open.id: 300})
+}
+
+// A producer is being closed when Redis loses everything, and the fence that the closer had set with it. What is installed fences it again, before the closing
+// counts: whatever it were granted now, nobody would end.
+func TestAProducerThatIsBeingClosedIsFencedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	p := w.start(options{})
+	p.reserve("ws_1", 1)
+	zombie := w.start(options{noKeeper: true})
+	zombie.reserve("ws_1", 100)
+	zombie.flush()
+	w.say(p, zombie.ProducerID(), func(s *rateguardv1.ProducerStatus) { s.ClosingAtUnixUs = time.Now().UnixMicro() })
+	redistest.Until(t, "everybody to hear of it", func() bool { return p.rebuild.Roster().Retired(zombie.ProducerID()) })
+	w.wipe()
+	p.reserveWhen("ws_1", 1)
+	if _, err := zombie.admit("ws_1", 1); !errors.Is(err, lua.ErrFenced) {
+		t.Errorf("it was granted something: %v", err)
+	}
 }

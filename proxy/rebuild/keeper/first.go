@@ -41,6 +41,9 @@ func (p *partition) first(ctx context.Context, workspaces []string) (rest []stri
 			return nil, err
 		}
 	}
+	if err := p.k.cfg.Roster.Sync(ctx); err != nil { // for the fences
+		return nil, err
+	}
 	if err := p.k.cfg.Policies.Sync(ctx); err != nil {
 		return nil, fmt.Errorf("reading the policies: %w", err)
 	}

@@ -362,15 +362,21 @@ func (p *process) awaitClosed(id string) {
 	}
 }
 
-// declareLost writes what an operator's word becomes: the producer's status, as the roster of p has it, marked as lost.
+// declareLost writes what an operator's word becomes.
 func (w *world) declareLost(p *process, id string) {
+	w.tb.Helper()
+	w.say(p, id, func(s *rateguardv1.ProducerStatus) { s.DeclaredLostAtUnixUs = time.Now().UnixMicro() })
+}
+
+// say writes a producer's status, as the roster of p has it, with a change.
+func (w *world) say(p *process, id string, change func(*rateguardv1.ProducerStatus)) {
 	w.tb.Helper()
 	i := slices.IndexFunc(p.rebuild.Roster().Open(), func(s *rateguardv1.ProducerStatus) bool { return s.GetProducerId() == id })
 	if i < 0 {
 		w.tb.Fatalf("%s is not open", id)
 	}
 	status := proto.CloneOf(p.rebuild.Roster().Open()[i])
-	status.DeclaredLostAtUnixUs = time.Now().UnixMicro()
+	change(status)
 	value, err := envelope.Encode(&rateguardv1.Event{Id: "lost", Body: &rateguardv1.Event_ProducerStatus{ProducerStatus: status}})
 	must(w.tb, err)
 	cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Seeds()...))

@@ -76,6 +76,10 @@ func (p *partition) announce(ctx context.Context) (uint64, error) {
 			return 0, fmt.Errorf("starting round %d: %w", n, err)
 		}
 	}
+	// Who begins to close a producer behind the announcement waits for what this round installs; who began before it, is read now, and the producer fenced.
+	if err := p.k.cfg.Roster.Sync(ctx); err != nil {
+		return 0, fmt.Errorf("starting round %d: %w", n, err)
+	}
 	p.k.log.Info("budgets are read from the log anew", slog.Int("partition", int(p.n)), slog.Uint64("round", n))
 	return n, nil
 }
@@ -169,7 +173,7 @@ func (p *partition) versions(workspaces []string) map[string]uint64 {
 }
 
 func (p *partition) installAll(ctx context.Context, n uint64, versions map[string]uint64) error {
-	fenced := p.k.cfg.Roster.ClosedSince(time.Now().Add(-fencedFor))
+	fenced := p.k.cfg.Roster.RetiredSince(time.Now().Add(-fencedFor))
 	var errs []error
 	for ws, version := range versions {
 		in, err := p.installation(ws, n)

@@ -39,7 +39,9 @@ type Roster struct {
 	mu     sync.Mutex
 	open   map[string]*rateguardv1.ProducerStatus
 	closed map[string]time.Time
-	rounds map[int32]uint64
+	// closing are those that somebody began to close, closed or not.
+	closing map[string]time.Time
+	rounds  map[int32]uint64
 	// next is the offset that is read next, by partition.
 	next map[int32]int64
 	// changed is closed and replaced with each record.
@@ -49,7 +51,7 @@ type Roster struct {
 // New returns an empty roster.
 func New(kafka broker.Config, log *slog.Logger) *Roster {
 	return &Roster{
-		kafka: kafka, log: log, open: make(map[string]*rateguardv1.ProducerStatus), closed: make(map[string]time.Time),
+		kafka: kafka, log: log, open: make(map[string]*rateguardv1.ProducerStatus), closed: make(map[string]time.Time), closing: make(map[string]time.Time),
 		rounds: make(map[int32]uint64), next: make(map[int32]int64), changed: make(chan struct{}),
 	}
 }
@@ -118,6 +120,9 @@ func (r *Roster) note(rec *kgo.Record) {
 
 func (r *Roster) noteStatus(s *rateguardv1.ProducerStatus) {
 	id := s.GetProducerId()
+	if us := max(s.GetClosingAtUnixUs(), s.GetClosedAtUnixUs()); us > 0 {
+		r.closing[id] = time.UnixMicro(us)
+	}
 	if s.GetClosedAtUnixUs() == 0 {
 		if _, closed := r.closed[id]; !closed {
 			r.open[id] = s
@@ -147,12 +152,20 @@ func (r *Roster) Closed(id string) bool {
 	return closed
 }
 
-// ClosedSince returns the producers that were closed after an instant.
-func (r *Roster) ClosedSince(t time.Time) []string {
+// Retired reports whether somebody began to close a producer: it must admit nothing more.
+func (r *Roster) Retired(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, retired := r.closing[id]
+	return retired
+}
+
+// RetiredSince returns the producers that somebody began to close after an instant.
+func (r *Roster) RetiredSince(t time.Time) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []string
-	for id, at := range r.closed {
+	for id, at := range r.closing {
 		if at.After(t) {
 			out = append(out, id)
 		}

@@ -41,9 +41,11 @@ type ProducerStatus struct {
 	RequestsStarted map[int32]int64 `protobuf:"bytes,9,rep,name=requests_started,json=requestsStarted,proto3" json:"requests_started,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// The generation that the offsets are of: its GenerationStarted stands behind them in every partition of the costs topic. 0: there was
 	// none yet, and they are those of the start.
-	Generation    uint64 `protobuf:"varint,10,opt,name=generation,proto3" json:"generation,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Generation uint64 `protobuf:"varint,10,opt,name=generation,proto3" json:"generation,omitempty"`
+	// When somebody began to close it: from here on budgets that are installed from the log fence it. 0: nobody did.
+	ClosingAtUnixUs int64 `protobuf:"varint,11,opt,name=closing_at_unix_us,json=closingAtUnixUs,proto3" json:"closing_at_unix_us,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ProducerStatus) Reset() {
@@ -142,6 +144,13 @@ func (x *ProducerStatus) GetRequestsStarted() map[int32]int64 {
 func (x *ProducerStatus) GetGeneration() uint64 {
 	if x != nil {
 		return x.Generation
+	}
+	return 0
+}
+
+func (x *ProducerStatus) GetClosingAtUnixUs() int64 {
+	if x != nil {
+		return x.ClosingAtUnixUs
 	}
 	return 0
 }
@@ -542,7 +551,7 @@ var File_rateguard_v1_operations_proto protoreflect.FileDescriptor
 
 const file_rateguard_v1_operations_proto_rawDesc = "" +
 	"\n" +
-	"\x1drateguard/v1/operations.proto\x12\frateguard.v1\"\xe5\x06\n" +
+	"\x1drateguard/v1/operations.proto\x12\frateguard.v1\"\x92\a\n" +
 	"\x0eProducerStatus\x12\x1f\n" +
 	"\vproducer_id\x18\x01 \x01(\tR\n" +
 	"producerId\x12\x12\n" +
@@ -557,7 +566,8 @@ const file_rateguard_v1_operations_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\n" +
 	" \x01(\x04R\n" +
-	"generation\x1a?\n" +
+	"generation\x12+\n" +
+	"\x12closing_at_unix_us\x18\v \x01(\x03R\x0fclosingAtUnixUs\x1a?\n" +
 	"\x11CostsOffsetsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x05R\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aB\n" +
