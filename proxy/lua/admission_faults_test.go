@@ -37,8 +37,9 @@ func TestFlushedScriptsCostNoErrorAndNoExcess(t *testing.T) {
 	got := admissionsOf(all, "ws")
 	excess, allowed := b.excess(got), b.burst+b.rate*(all[len(all)-1].us-all[0].us)/b.window
 	t.Logf("FIGURE script flush: %d flushes, %d calls, 0 errors, %d admitted of %d allowed, excess %d", flushes, len(all), total(got), allowed, excess)
-	if excess > 0 || total(got) < allowed*95/100 {
-		t.Errorf("%d admitted, %d allowed, %d in excess", total(got), allowed, excess)
+	// A machine that is too busy to ask for all that is allowed has to get all that it asked for.
+	if excess > 0 || total(got) < min(allowed, int64(len(all)))*95/100 {
+		t.Errorf("%d of %d calls admitted, %d allowed, %d in excess", total(got), len(all), allowed, excess)
 	}
 }
 
