@@ -86,10 +86,17 @@ func TestAHardBudgetHoldsOverThreeProxies(t *testing.T) {
 		})
 	}
 	all.Wait()
-	// A call that was opened by the dead proxy may not have reached the provider, and costs all the same.
-	awaitHeld(t, s.ProxyURL, call, http.StatusPaymentRequired)
+	// What the dead proxy had open stands in the way until who follows on its folder ends it. A call that it had opened may not have reached the provider, and
+	// costs all the same.
+	_ = proxies[1].cmd.Process.Kill()
 	_ = proxies[1].cmd.Wait()
-	proxies[1].start(t, s) // who follows on its folder ends what it left
+	proxies[1].start(t, s)
+	harness.Eventually(t, time.Minute, func() error {
+		if got, code := askAt(t, s.ProxyURL, call); got != http.StatusPaymentRequired {
+			return fmt.Errorf("it answers %d %q until the budget is spent", got, code)
+		}
+		return nil
+	})
 	posted := s.AwaitBalance(t, tenant, "all")
 	a := s.ReadAdmissions(t, tenant.ID)
 	if n := a.Check(); int64(n)*harness.HTTPCostNano != posted || posted != 40*harness.HTTPCostNano {
