@@ -270,7 +270,7 @@ func (w *workspace) open(o *rateguardv1.ReservationOpened) {
 		a = new(attempt)
 		c.attempts[o.GetReservationId()] = a
 	}
-	a.opened = o
+	a.opened, a.unshipped = o, false // it was shipped while the closing went on: its amounts are in the sums
 	if e, held := w.held[o.GetReservationId()]; held {
 		a.held = &e
 		delete(w.held, o.GetReservationId())

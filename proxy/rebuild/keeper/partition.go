@@ -32,6 +32,8 @@ type partition struct {
 	// known is where the budgets of workspaces stand in Redis, as far as this process has brought them there.
 	known   map[string]*standing
 	touched time.Time
+	// gaps are the workspaces whose budgets stand before what was read: nothing but another round brings them on.
+	gaps map[string]bool
 
 	// mu guards wants and wake.
 	mu    sync.Mutex
@@ -47,7 +49,7 @@ type standing struct {
 }
 
 func newPartition(k *Keeper, n, partitions int32) *partition {
-	return &partition{k: k, n: n, partitions: partitions, known: make(map[string]*standing), wants: make(map[string]bool)}
+	return &partition{k: k, n: n, partitions: partitions, known: make(map[string]*standing), gaps: make(map[string]bool), wants: make(map[string]bool)}
 }
 
 // want notes that somebody waits for the budgets of a workspace, and wakes the reading.
@@ -110,10 +112,11 @@ func (p *partition) read(ctx context.Context) error {
 		if lost, err = p.first(ctx, lost); err != nil {
 			return err
 		}
-		if len(lost) > 0 {
+		if lost = append(lost, slices.Collect(maps.Keys(p.gaps))...); len(lost) > 0 {
 			if err := p.rebuild(ctx, lost); err != nil {
 				return err
 			}
+			clear(p.gaps)
 		}
 	}
 }
@@ -197,7 +200,7 @@ func (p *partition) reconcile(ctx context.Context, steps []costs.Step) {
 		if at.At < s.From {
 			p.k.log.Warn("budgets in Redis stand before what was read; they are installed anew", slog.String("workspace", s.Workspace),
 				slog.Int64("at", at.At), slog.Int64("from", s.From))
-			p.want(s.Workspace)
+			p.gaps[s.Workspace] = true
 			delete(p.known, s.Workspace)
 			continue
 		}
