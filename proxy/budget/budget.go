@@ -48,8 +48,8 @@ func New(o Options) *Budgets {
 type Held struct {
 	rules    []*rule
 	subjects []string
-	// hard and closed say that one of the budgets is hard, or serves nothing while Redis cannot decide.
-	hard, closed bool
+	// hard says that one of the budgets is.
+	hard bool
 }
 
 // Any reports whether a budget applies.
@@ -62,7 +62,7 @@ func (h *Held) Reset() {
 }
 
 // Collect finds the budgets that are for the call and adds to the request what it reserves of them: the bound of its cost. It refuses with
-// price_unknown and cost_unbounded where a hard budget applies and there is no bound, and with store_unavailable where this process may not reserve yet.
+// price_unknown and cost_unbounded where a hard budget applies and there is no bound.
 func (b *Budgets) Collect(c *call.Call, h *Held, r *lua.Request) error {
 	h.Reset()
 	r.Holds = r.Holds[:0]
@@ -76,7 +76,7 @@ func (b *Budgets) Collect(c *call.Call, h *Held, r *lua.Request) error {
 			continue
 		}
 		h.rules, h.subjects = append(h.rules, &list[i]), append(h.subjects, subject)
-		h.hard, h.closed = h.hard || list[i].hard, h.closed || list[i].closed
+		h.hard = h.hard || list[i].hard
 		r.Holds = append(r.Holds, list[i].hold(subject, int64(c.Quote.Bound)))
 	}
 	if !h.Any() {
@@ -177,9 +177,6 @@ func (h *Held) Closed() (budget string, closed bool) {
 	}
 	return "", false
 }
-
-// Hard reports whether one of the budgets is hard.
-func (h *Held) Hard() bool { return h.hard }
 
 // Settled counts what cost more than it reserved: the provider billed beyond the bound, and the budget takes all of it.
 func (b *Budgets) Settled(c *call.Call) (over bool) {

@@ -19,6 +19,8 @@ import (
 const (
 	// touchEvery is how often idle workspaces are brought up to the end of what is read, so that a later reading need not begin at their last record.
 	touchEvery = time.Minute
+	// tornFor is how long a workspace that the log does not show whole is left alone: each round for it would disturb all others of the partition.
+	tornFor = time.Minute
 	// retryMin and retryMax are the pauses after a reading that failed.
 	retryMin = 100 * time.Millisecond
 	retryMax = 5 * time.Second
@@ -34,6 +36,8 @@ type partition struct {
 	touched time.Time
 	// gaps are the workspaces whose budgets stand before what was read: nothing but another round brings them on.
 	gaps map[string]bool
+	// torn are the workspaces that the log did not show whole, and when that was seen.
+	torn map[string]time.Time
 
 	// mu guards wants and wake.
 	mu    sync.Mutex
@@ -49,7 +53,7 @@ type standing struct {
 }
 
 func newPartition(k *Keeper, n, partitions int32) *partition {
-	return &partition{k: k, n: n, partitions: partitions, known: make(map[string]*standing), gaps: make(map[string]bool), wants: make(map[string]bool)}
+	return &partition{k: k, n: n, partitions: partitions, known: make(map[string]*standing), gaps: make(map[string]bool), torn: make(map[string]time.Time), wants: make(map[string]bool)}
 }
 
 // want notes that somebody waits for the budgets of a workspace, and wakes the reading.
@@ -302,7 +306,7 @@ func (p *partition) lost(ctx context.Context, workspaces []string) ([]string, er
 	}
 	least, out := max(firstEpoch, p.latest()), []string(nil)
 	for i, ws := range workspaces {
-		if places[i].Epoch < least {
+		if places[i].Epoch < least && time.Since(p.torn[ws]) > tornFor {
 			out = append(out, ws)
 		}
 	}

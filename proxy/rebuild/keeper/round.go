@@ -179,6 +179,7 @@ func (p *partition) installAll(ctx context.Context, n uint64, versions map[strin
 		in, err := p.installation(ws, n)
 		if err != nil {
 			p.k.met.torn.Inc()
+			p.torn[ws] = time.Now()
 			p.k.log.Error("budgets stay closed: the log does not show all of them", slog.String("workspace", ws), slog.Any("error", err))
 			continue
 		}
