@@ -6,7 +6,8 @@
 -- ARGV[1]  "settle": amounts above 0 are given back, below 0 taken
 --          "cancel": everything is given back if the reservation has consumed; it never may again
 --          "charge": amounts are taken, whatever the limits say, unless the reservation has consumed or was cancelled
--- ARGV[2]  id of the reservation that budgets hold; empty: none does. ARGV[3] its cost in nano-USD, of "settle"
+-- ARGV[2]  id of the reservation that budgets hold; empty: none does. ARGV[3] of "settle" its cost in nano-USD, of "cancel" the id of the lease that was
+--          asked for with it, empty for none
 -- ARGV[4…] the limits; the last argument of each is when they were taken from, by this clock
 -- returns  {1, now} done, {0, now} nothing was to be done
 -- invariant: what was admitted stays within the limits as if the smaller amount had been taken in the first place (giveBack). Cancel and charge have one effect, however often they run.
@@ -18,6 +19,9 @@ if ARGV[2] ~= '' then
     settle(KEYS[2], ARGV[2], tonumber(ARGV[3]))
   elseif mode == 'cancel' then
     release(KEYS[2], ARGV[2]) -- whether its mark still stands or not
+    if ARGV[3] ~= '' then
+      release(KEYS[2], ARGV[3])
+    end
   end
 end
 if mode == 'cancel' then

@@ -63,6 +63,8 @@ type Request struct {
 	Holds    []Hold
 	Producer string
 	Epoch    uint64
+	// Lease is what the caller would like to hold on top; its zero value asks for none. Where all holds have the amount 0, it is all that is asked for.
+	Lease LeaseAsk
 	// Cost is what it cost, in nano-USD, for Settle.
 	Cost int64
 }
@@ -86,6 +88,9 @@ type Decision struct {
 	// Held is what each hold's budget shows, in their order. Epoch and Op name the grant; zero where nothing was asked of a budget.
 	Held      []Held
 	Epoch, Op uint64
+	// LeaseNano is what the lease that was asked for holds of each budget, in nano-USD, and LeaseOp its number; 0 nano-USD: there is none.
+	LeaseNano int64
+	LeaseOp   uint64
 	// Life is the state that decided: what is held of another counts no more.
 	Life Life
 }
@@ -146,7 +151,7 @@ func (a *Admissions) Admit(ctx context.Context, r *Request) (Decision, error) {
 			at = &Life{}
 		}
 		reply, err := a.store.Eval(ctx, a.admit, keys, func(t Times) []any {
-			args := make([]any, 0, headArgs+holdArgs*len(r.Holds)+15*len(r.Takes))
+			args := make([]any, 0, headArgs+budgetArgs+holdArgs*len(r.Holds)+15*len(r.Takes))
 			args = append(args, at.identity, at.state, r.PolicyVersion, t.EstimateUS, t.DeadlineUS, r.Key)
 			args = a.appendHolds(args, r, t.EstimateUS)
 			for i := range r.Takes {
@@ -234,7 +239,7 @@ func decision(reply *Reply, r *Request, state Life) (Decision, error) {
 		}
 	}
 	if len(r.Holds) > 0 {
-		held = 2 + heldValues*len(r.Holds)
+		held = budgetValues + heldValues*len(r.Holds)
 	}
 	if len(reply.Values) != 4+4*asked+2*lent+held {
 		return Decision{}, fmt.Errorf("admission answered %d values for %d limits and %d budgets", len(reply.Values), asked, len(r.Holds))
@@ -280,7 +285,12 @@ func (a *Admissions) Adjust(ctx context.Context, how Adjustment, r *Request, atU
 	}
 	_, err := a.store.Eval(ctx, a.adjust, keys, func(Times) []any {
 		args := make([]any, 0, 3+7*len(r.Takes))
-		args = append(args, string(how), held, r.Cost)
+		args = append(args, string(how), held)
+		if how == Cancel {
+			args = append(args, r.Lease.ID)
+		} else {
+			args = append(args, r.Cost)
+		}
 		for i := range r.Takes {
 			args = r.Takes[i].appendArgs(args, atUS)
 		}

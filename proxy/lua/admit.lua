@@ -9,15 +9,16 @@
 -- ARGV[4]  what the caller takes for the time here, in µs; 0: it does not know
 -- ARGV[5]  the time here, in µs, from which on nobody waits for the answer; 0: none
 -- ARGV[6]  id of the API key
--- ARGV[7]  id of the reservation, ARGV[8] of the caller's producer, ARGV[9] the least epoch that it may use
--- ARGV[10] how many reservations may stand here at once
--- ARGV[11] number of budgets, then for each: name of the balance without its period, limit, amount, 1 if it is hard, starts of this period as the
+-- ARGV[7]  number of budgets. Where there are some, they begin with ARGV[8] the id of the reservation, ARGV[9] that of the caller's producer, ARGV[10] the least
+--          epoch that it may use, ARGV[11] how many reservations may stand here at once, and ARGV[12…15] the lease that the caller would like on top: its
+--          id, empty for none, how much, the least that helps, and the percentage of a limit that all leases together may hold. Then for each: name of
+--          the balance without its period, limit, amount (0 in all where the caller only wants a lease), 1 if it is hard, starts of this period as the
 --          caller sees it and of the two behind it
 -- ARGV[…]  the limits, see limits()
 -- returns  {1, now, identity, life, and for each limit: used, remaining, reset µs, delay µs}   admitted; identity and life are empty where they are as known;
 --              behind all limits, for each of kind p: units lent, and 1 if what the caller holds still counts; behind these, if there are
 --              budgets: epoch, op, and for each: start of the period, posted and reserved after the decision, and what stands in the way: 0 nothing, 1 what
---              is reserved, 2 what is posted
+--              is reserved, 2 what is posted; then what the lease holds of each, 0 without one, and its op
 --          {0, now, identity, life, and for each limit: used, remaining, reset µs, retry µs}   denied: retry is not 0 where a limit stands in the way
 --          {2, now} it has consumed before   {3, now} it was cancelled   {4, now} the key is revoked   {5, now} too late
 --          {6, now} the clock is not what the caller takes it for   {7, now, identity, life} another state than the caller's
@@ -27,10 +28,10 @@
 --          what its algorithm allows (buckets), however many proxies ask, and by how much they hold unspent of a bucket of kind p, which
 --          together is never more than its most.
 
--- lend sets units of a bucket aside, which its caller may spend later without asking, until ttl after now. They are taken from the bucket at
+-- lendUnits sets units of a bucket aside, which its caller may spend later without asking, until ttl after now. They are taken from the bucket at
 -- once, with those of the request. Each holder gets what it would like, at most an equal part of what all may hold, and of a bucket that
 -- runs low an equal part of its half. Returns the units, and whether what the caller held still counted.
-local function lend(l, now)
+local function lendUnits(l, now)
   local all = redis.call('HGETALL', l.holders)
   local mine, others, n, gone = nil, 0, 1, {}
   for i = 1, #all, 2 do
@@ -61,6 +62,20 @@ local function lend(l, now)
   return units, mine and 1 or 0
 end
 
+-- leaseOf returns how much a lease gets of each budget: no more than an eighth of what is left of a hard one, so that requests that ask here find room
+-- close to the limit, and of what all leases may hold together.
+local function leaseOf(budgets, state, count)
+  local units, share = tonumber(ARGV[13]), tonumber(ARGV[15])
+  for i = 1, count do
+    local b = budgets[i]
+    if b.hard then
+      units = min(units, floor((b.limit - b.posted - b.reserved) / 8))
+    end
+    units = min(units, floor(b.limit / 100) * share - tonumber(state[8 + count + i] or 0))
+  end
+  return units >= tonumber(ARGV[14]) and units or 0
+end
+
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local estimate, deadline = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -73,10 +88,14 @@ end
 
 -- The identity is read here, as a check at dial would miss a node that was demoted and promoted again. Where a store has none, its life names it.
 local identity = server()
-local budgets = holds(11, tonumber(ARGV[11]), now)
-local fields = { 'life', 'pv', 'day', 'epoch', 'op', 'n', 'f' .. ARGV[8], 'who' }
-for i = 1, budgets and #budgets or 0 do
-  fields[8 + i] = budgets[i].field
+local count = tonumber(ARGV[7])
+local budgets = holds(15, count, now)
+local fields = { 'life', 'pv', 'day' }
+if count > 0 then
+  fields = { 'life', 'pv', 'day', 'epoch', 'op', 'n', 'f' .. ARGV[9], 'who' }
+  for i = 1, budgets and count or 0 do
+    fields[8 + i], fields[8 + count + i] = budgets[i].field, 'q' .. budgets[i].field
+  end
 end
 local state = redis.call('HMGET', KEYS[1], unpack(fields))
 local life, version, mine = state[1] or '', tonumber(state[2] or 0), tonumber(ARGV[3])
@@ -90,23 +109,23 @@ if redis.call('SISMEMBER', KEYS[3], ARGV[6]) == 1 then
   return { 4, now }
 end
 
-local epoch, op = tonumber(state[4] or 0), tonumber(state[5] or 0)
 if not budgets then
   return { 11, now }
 end
-if #budgets > 0 then
+local epoch, op = tonumber(state[4] or 0), tonumber(state[5] or 0)
+if count > 0 then
   if state[7] then
     return { 10, now }
   end
-  if epoch == 0 or epoch < tonumber(ARGV[9]) or state[8] ~= identity then
+  if epoch == 0 or epoch < tonumber(ARGV[10]) or state[8] ~= identity then
     return { 9, now, epoch }
   end
-  if tonumber(state[6] or 0) >= tonumber(ARGV[10]) then
+  if tonumber(state[6] or 0) >= tonumber(ARGV[11]) then
     return { 12, now }
   end
 end
 
-local all = limits(11 + HOLD * #budgets, 3)
+local all = limits(count > 0 and 15 + HOLD * count or 7, 3)
 local names = { KEYS[2] }
 for i = 1, #all do
   names[i + 1] = all[i].key
@@ -161,7 +180,7 @@ for i = 1, #all do
   end
 end
 
-for i = 1, #budgets do
+for i = 1, count do
   local b = budgets[i]
   b.posted, b.reserved, b.confirmed = balance(state[8 + i] or nil)
   b.stands = 0
@@ -189,7 +208,7 @@ for i = 1, #all do
       l.changed = true
     end
     if admitted and l.holders then
-      local units, counted = lend(l, now)
+      local units, counted = lendUnits(l, now)
       low(l, l.n, l.now)
       l.n = l.n + units * l.unit
       l.changed = l.changed or units > 0
@@ -227,24 +246,44 @@ end
 for i = 1, #lent do
   reply[#reply + 1] = lent[i]
 end
-if #budgets > 0 then
-  local set, entry = {}, 'o 0 ' .. ARGV[8]
-  for i = 1, #budgets do
-    local b = budgets[i]
-    if admitted then
+if count > 0 then
+  local set, n, made = {}, tonumber(state[6] or 0), op
+  if admitted and budgets[1].amount > 0 then
+    local entry = 'o 0 ' .. ARGV[9]
+    for i = 1, count do
+      local b = budgets[i]
       b.reserved = b.reserved + b.amount
-      set[#set + 1], set[#set + 2] = b.field, balanceText(b.posted, b.reserved, b.confirmed)
       entry = entry .. format(' %s %.0f', b.field, b.amount)
     end
+    made = made + 1
+    set[1], set[2] = 'e' .. ARGV[8], entry
   end
-  if admitted then
-    op = op + 1
-    redis.call('HSET', KEYS[1], 'op', format('%.0f', op), 'n', format('%.0f', tonumber(state[6] or 0) + 1), 'e' .. ARGV[7], entry, unpack(set))
+  local units, granted = 0, made
+  if admitted and ARGV[12] ~= '' and n + made - op < tonumber(ARGV[11]) then
+    units = leaseOf(budgets, state, count)
+    if units > 0 then
+      local entry, pairs = 'l 0 ' .. ARGV[9], {}
+      for i = 1, count do
+        entry = entry .. format(' %s %.0f', budgets[i].field, units)
+        pairs[i] = { budgets[i].field, units }
+      end
+      lend(KEYS[1], pairs, 1)
+      granted = made + 1
+      set[#set + 1], set[#set + 2] = 'e' .. ARGV[12], entry
+    end
   end
-  reply[#reply + 1], reply[#reply + 2] = epoch, op
-  for i = 1, #budgets do
+  if granted > op then
+    for i = 1, count do
+      local b = budgets[i]
+      set[#set + 1], set[#set + 2] = b.field, balanceText(b.posted, b.reserved + units, b.confirmed)
+    end
+    redis.call('HSET', KEYS[1], 'op', format('%.0f', granted), 'n', format('%.0f', n + granted - op), unpack(set))
+  end
+  reply[#reply + 1], reply[#reply + 2] = epoch, made
+  for i = 1, count do
     local b, r = budgets[i], #reply
     reply[r + 1], reply[r + 2], reply[r + 3], reply[r + 4] = b.start, b.posted, b.reserved, b.stands
   end
+  reply[#reply + 1], reply[#reply + 2] = units, granted
 end
 return reply

@@ -24,8 +24,9 @@ var retireSource string
 const (
 	// DefaultReservations is how many reservations of a workspace may stand in Redis: open, or ended and not confirmed by the log yet.
 	DefaultReservations = 20_000
-	// headArgs, holdArgs and heldValues are the arguments in front of all budgets, those of one, and what is answered of it.
-	headArgs, holdArgs, heldValues = 11, 7, 4
+	// headArgs, budgetArgs and holdArgs are the arguments in front of all budgets, those that come with the first, and those of each; heldValues is what
+	// is answered of each, and budgetValues what is answered of all.
+	headArgs, budgetArgs, holdArgs, heldValues, budgetValues = 7, 8, 7, 4, 4
 )
 
 // Hold is what a request reserves of one budget. Amounts are nano-USD.
@@ -37,6 +38,16 @@ type Hold struct {
 	// Starts are the instants (µs) at which the budget's periods start, ascending; one of the last two ends the period of now. Of a budget
 	// without periods there are none.
 	Starts []int64
+}
+
+// LeaseAsk asks for a lease: room of all budgets of the request, for requests to come of the same budgets. Amounts are nano-USD, of each budget.
+type LeaseAsk struct {
+	// ID is that of the lease, which is a reservation of its own.
+	ID string
+	// Want is what the caller would like, Least the smallest lease that helps it.
+	Want, Least int64
+	// Percent is how much of each limit all leases together may hold.
+	Percent int32
 }
 
 // Held is what a budget shows after a decision. Amounts are nano-USD.
@@ -70,7 +81,11 @@ const (
 
 // appendHolds appends the arguments in front of the limits.
 func (a *Admissions) appendHolds(args []any, r *Request, estimateUS int64) []any {
-	args = append(args, r.Reservation, r.Producer, r.Epoch, a.most, len(r.Holds))
+	args = append(args, len(r.Holds))
+	if len(r.Holds) == 0 {
+		return args
+	}
+	args = append(args, r.Reservation, r.Producer, r.Epoch, a.most, r.Lease.ID, r.Lease.Want, r.Lease.Least, r.Lease.Percent)
 	for i := range r.Holds {
 		h := &r.Holds[i]
 		first, second, over := h.around(estimateUS)
@@ -103,7 +118,9 @@ func (d *Decision) readHeld(values []any) {
 		return
 	}
 	d.Epoch, d.Op = uint64(number(values[0])), uint64(number(values[1])) //nolint:gosec // the script counts up from 0
-	for v := values[2:]; len(v) >= heldValues; v = v[heldValues:] {
+	lease := values[len(values)-2:]
+	d.LeaseNano, d.LeaseOp = number(lease[0]), uint64(number(lease[1])) //nolint:gosec // the script counts up from 0
+	for v := values[2 : len(values)-2]; len(v) >= heldValues; v = v[heldValues:] {
 		d.Held = append(d.Held, Held{StartUS: number(v[0]), PostedNano: number(v[1]), ReservedNano: number(v[2]), Stands: Stands(number(v[3]))})
 	}
 }
@@ -114,6 +131,8 @@ type Entry struct {
 	// Settled says that it ended at CostNano and that the log has not shown that yet.
 	Settled  bool
 	CostNano int64
+	// Lease says that it was reserved for requests to come; its amounts are what none of them has taken yet, as far as the log was read.
+	Lease bool
 	Amounts  []Amount
 }
 
@@ -126,7 +145,11 @@ type Amount struct {
 // text is the entry as budgets.lua writes it.
 func (e *Entry) text() string {
 	var b strings.Builder
-	b.WriteString("o 0 " + e.Producer)
+	kind := "o"
+	if e.Lease {
+		kind = "l"
+	}
+	b.WriteString(kind + " 0 " + e.Producer)
 	for _, a := range e.Amounts {
 		b.WriteString(" " + a.Field + " " + strconv.FormatInt(a.Nano, 10))
 	}
@@ -138,7 +161,7 @@ func parseEntry(id, text string) (Entry, error) {
 	if len(words) < 3 || len(words)%2 != 1 {
 		return Entry{}, fmt.Errorf("entry %s is %q", id, text)
 	}
-	e := Entry{ID: id, Settled: words[0] == "s", Producer: words[2]}
+	e := Entry{ID: id, Settled: words[0] == "s", Lease: words[0] == "l", Producer: words[2]}
 	var err error
 	if e.CostNano, err = strconv.ParseInt(words[1], 10, 64); err != nil {
 		return Entry{}, fmt.Errorf("cost of entry %s: %w", id, err)
@@ -193,6 +216,8 @@ type Step struct {
 	Changed bool
 	// Forgotten are balances of periods that are long over: they leave Redis with their last reservation.
 	Forgotten []string
+	// Open are reservations as the log shows them at To, which Redis may not have: leases that others were taken from, and those others.
+	Open []Entry
 }
 
 // Reconcile applies a step. Where it does not, the hash stands at another offset, or belongs to another epoch.
@@ -202,12 +227,16 @@ func (b *Balances) Reconcile(ctx context.Context, s *Step) (applied bool, at int
 		if s.Changed {
 			changed = 1
 		}
-		args := append(make([]any, 0, 5+2*len(s.Posted)+2*len(s.Forgotten)+len(s.Ended)), s.Epoch, s.From, s.To, changed, len(s.Posted)+len(s.Forgotten))
+		args := append(make([]any, 0, 6+2*len(s.Posted)+2*len(s.Forgotten)+2*len(s.Open)+len(s.Ended)), s.Epoch, s.From, s.To, changed, len(s.Posted)+len(s.Forgotten))
 		for field, nano := range s.Posted {
 			args = append(args, field, nano)
 		}
 		for _, field := range s.Forgotten {
 			args = append(args, field, forgotten)
+		}
+		args = append(args, len(s.Open))
+		for i := range s.Open {
+			args = append(args, s.Open[i].ID, s.Open[i].text())
 		}
 		for _, id := range s.Ended {
 			args = append(args, id)

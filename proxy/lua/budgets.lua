@@ -7,8 +7,9 @@
 --   at     the offset in the topic of costs up to which ends are applied
 --   b…     a budget's balance in one period (its name ends with the period's start): "posted reserved confirmed", in nano-USD; confirmed is
 --          the part of posted that the log has shown. No sum passes 2^53: a limit is at most 4 million USD, one call at most 100,000
---   e…     a reservation, by its id: "o 0" while it is open, "s" and its cost from its end until the log has shown that, then its
---          producer, then pairs of a balance and an amount
+--   q…     what leases hold of a balance; none where they hold nothing
+--   e…     a reservation, by its id: "o 0" while it is open, "l 0" one that is a lease, "s" and its cost from its end until the log has shown
+--          that, then its producer, then pairs of a balance and an amount
 --   f…     a producer that is fenced
 -- Everything here is as a prefix of the log says, and what was granted and settled since then. Nothing is released by time.
 local HOLD = 7
@@ -77,6 +78,16 @@ local function moved(key, pairs, posted, reserved)
   return set
 end
 
+-- lend notes what a lease holds more of its balances, by a sign: 1 all that the pairs say, -1 that they are given up.
+local function lend(key, pairs, sign)
+  for i = 1, #pairs do
+    local by = sign * pairs[i][2]
+    if by ~= 0 and redis.call('HINCRBY', key, 'q' .. pairs[i][1], string.format('%.0f', by)) == 0 then
+      redis.call('HDEL', key, 'q' .. pairs[i][1])
+    end
+  end
+end
+
 -- settle ends an open reservation at its cost; it stays until the log shows that end, which is never counted twice for it.
 local function settle(key, id, cost)
   local v = redis.call('HGET', key, 'e' .. id)
@@ -89,11 +100,14 @@ end
 -- release undoes a grant whose request was never opened in the log.
 local function release(key, id)
   local v = redis.call('HGET', key, 'e' .. id)
-  if v and string.sub(v, 1, 1) == 'o' then
-    local _, _, _, pairs = reservation(v)
+  if v and string.sub(v, 1, 1) ~= 's' then
+    local kind, _, _, pairs = reservation(v)
     local set = moved(key, pairs, 0, -1)
     if #set > 0 then
       redis.call('HSET', key, unpack(set))
+    end
+    if kind == 'l' then
+      lend(key, pairs, -1)
     end
     redis.call('HDEL', key, 'e' .. id)
     redis.call('HINCRBY', key, 'n', -1)

@@ -13,7 +13,7 @@ local function installed(fields)
   local kept = {}
   for i = 1, #fields do
     local kind = string.sub(fields[i], 1, 1)
-    if (kind == 'b' or kind == 'e' or kind == 'f') and fields[i] ~= 'epoch' then
+    if (kind == 'b' or kind == 'q' or kind == 'e' or kind == 'f') and fields[i] ~= 'epoch' then
       kept[#kept + 1] = fields[i]
     end
   end
@@ -39,6 +39,10 @@ a = a + 1
 count = tonumber(ARGV[a]) -- in one statement with the line before, the stand-in's Lua reads the argument behind it
 for _ = 1, count do
   redis.call('HSET', KEYS[1], 'e' .. ARGV[a + 1], ARGV[a + 2])
+  local kind, _, _, pairs = reservation(ARGV[a + 2])
+  if kind == 'l' then
+    lend(KEYS[1], pairs, 1)
+  end
   a = a + 2
 end
 for i = a + 1, #ARGV do

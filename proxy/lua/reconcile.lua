@@ -4,6 +4,8 @@
 -- ARGV[2]  the offset behind which the caller has seen every end, ARGV[3] the one up to which it has
 -- ARGV[4]  1 where only balances are told that changed since the first offset: the hash has to stand at that one then
 -- ARGV[5]  number of balances; for each its field, and what the log shows as posted up to there; "-" for one whose period the log has forgotten
+-- ARGV[…]  number of reservations that the log shows open at the second offset and Redis may not have as they are, for each its id and its text: leases that
+--          others were taken from, and those others
 -- ARGV[…]  the ids of the reservations that ended between the two, some perhaps more than once
 -- returns  {1, now} applied, {0, now, at, epoch} not: another epoch, or the hash stands before the first offset, not at it, or behind the second
 -- invariant: posted = confirmed + the costs of the settled entries, reserved = the amounts of the open ones, whatever is repeated or comes late.
@@ -40,7 +42,38 @@ for _ = 1, count do
   end
   a = a + 2
 end
-local seen, gone = {}, 0
+local gone = 0
+
+-- hold changes what an open reservation has reserved, by the pairs of its entry.
+local function hold(kind, pairs, sign)
+  for j = 1, #pairs do
+    local b = of(pairs[j][1])
+    b.reserved = b.reserved + sign * pairs[j][2]
+  end
+  if kind == 'l' then
+    lend(key, pairs, sign)
+  end
+end
+
+a = a + 1
+count = tonumber(ARGV[a])
+for _ = 1, count do
+  local id, text = 'e' .. ARGV[a + 1], ARGV[a + 2]
+  local held = redis.call('HGET', key, id)
+  local kind, _, _, pairs = reservation(held or 's 0 -')
+  if not held or kind ~= 's' then -- what is settled here has ended behind the second offset
+    if held then
+      hold(kind, pairs, -1)
+    else
+      gone = gone - 1
+    end
+    local now, _, _, all = reservation(text)
+    hold(now, all, 1)
+    redis.call('HSET', key, id, text)
+  end
+  a = a + 2
+end
+local seen = {}
 for first = a + 1, #ARGV, CHUNK do
   local ids = {}
   for i = first, math.min(first + CHUNK - 1, #ARGV) do
@@ -53,11 +86,11 @@ for first = a + 1, #ARGV, CHUNK do
     if entries[i] then
       there[#there + 1] = ids[i]
       local kind, cost, _, pairs = reservation(entries[i])
-      for j = 1, #pairs do
-        local b = of(pairs[j][1])
-        if kind == 'o' then
-          b.reserved = b.reserved - pairs[j][2]
-        else
+      if kind ~= 's' then
+        hold(kind, pairs, -1)
+      else
+        for j = 1, #pairs do
+          local b = of(pairs[j][1])
           b.posted = b.posted - cost -- it is in confirmed now
         end
       end
@@ -86,7 +119,7 @@ end
 if #set > 0 then
   redis.call('HSET', key, unpack(set))
 end
-if gone > 0 then
+if gone ~= 0 then
   redis.call('HINCRBY', key, 'n', -gone)
 end
 return { 1, now }

@@ -45,6 +45,8 @@ func Fold(s *rateguardv1.SpendState, e *rateguardv1.Event) Effect {
 		f.end(body.ReservationExpired.GetOutcome())
 	case *rateguardv1.Event_CostCorrected:
 		f.correct(body.CostCorrected)
+	case *rateguardv1.Event_LeaseEnded:
+		f.end(body.LeaseEnded.GetOutcome())
 	case *rateguardv1.Event_ProducerClosed:
 		f.closeProducer(body.ProducerClosed)
 	case *rateguardv1.Event_BudgetsInstalled:
@@ -72,15 +74,44 @@ func (f *folding) note(kind, detail string) {
 }
 
 // open adds what a reservation holds, unless its producer was closed and the closing ended it before its opening came: a closing also ends what
-// stands nowhere but in Redis. Where it is not known what the closing ended, the end will not be counted either.
+// stands nowhere but in Redis. Where it is not known what the closing ended, the end will not be counted either. What is taken from a lease
+// is reserved already, or charged: then it is not charged any more, as what comes of it will be told.
 func (f *folding) open(o *rateguardv1.ReservationOpened) {
 	if !TakesOpening(f.state, f.event.GetProducerId(), o.GetReservationId()) {
 		return
 	}
-	f.each(o.GetSubject(), o.GetHolds(), func(sums *rateguardv1.Sums, hold *rateguardv1.Hold) {
+	charged := f.uncharge(o)
+	open := func(sums *rateguardv1.Sums, hold *rateguardv1.Hold) {
 		sums.Opened++
-		sums.ReservedNanoUsd = f.add(sums.GetReservedNanoUsd(), held(o.BoundNanoUsd, hold))
-	})
+		reserved := held(o.BoundNanoUsd, hold)
+		if hold != nil && o.GetLeaseId() != "" {
+			reserved = charged
+		}
+		sums.ReservedNanoUsd = f.add(sums.GetReservedNanoUsd(), reserved)
+		sums.PostedNanoUsd = f.add(sums.GetPostedNanoUsd(), -charged)
+	}
+	if !o.GetLease() {
+		f.eachTotal(o.GetSubject(), open)
+	}
+	f.eachHold(o.GetSubject(), o.GetHolds(), open)
+}
+
+// uncharge takes what a reservation takes from its lease off what the closing of the lease's producer has charged for it, and returns it: 0
+// where no closing has.
+func (f *folding) uncharge(o *rateguardv1.ReservationOpened) int64 {
+	if o.GetLeaseId() == "" || len(o.GetHolds()) == 0 {
+		return 0
+	}
+	p := Producer(f.state, f.event.GetProducerId())
+	i, ended := findEnd(p, o.GetLeaseId())
+	if !ended {
+		return 0
+	}
+	end := p.GetClosedEnds()[i]
+	taken := min(o.GetHolds()[0].GetAmountNanoUsd(), end.GetCostNanoUsd())
+	left := end.GetCostNanoUsd() - taken
+	end.CostNanoUsd = &left
+	return taken
 }
 
 // end applies a first end, unless its producer was closed and the closing ended the reservation already.
@@ -105,13 +136,16 @@ func (f *folding) end(o *rateguardv1.Outcome) {
 }
 
 func (f *folding) firstEnd(o *rateguardv1.Outcome) {
-	f.each(o.GetSubject(), o.GetHolds(), func(sums *rateguardv1.Sums, hold *rateguardv1.Hold) {
-		sums.Ended++
+	end := func(sums *rateguardv1.Sums, hold *rateguardv1.Hold) {
+		if hold != nil || !o.GetLease() { // a lease was never counted among the requests, and only what is charged for it is
+			sums.Ended++
+		}
 		sums.ReservedNanoUsd = f.add(sums.GetReservedNanoUsd(), -held(o.BoundNanoUsd, hold))
 		sums.PostedNanoUsd = f.add(sums.GetPostedNanoUsd(), o.GetCostNanoUsd())
 		sums.Estimated += count(o.GetEstimated())
 		sums.Unpriced += count(o.CostNanoUsd == nil)
-	})
+	}
+	f.each(o.GetSubject(), o.GetHolds(), end)
 	f.alert(o)
 }
 
@@ -173,9 +207,14 @@ func (f *folding) closeProducer(c *rateguardv1.ProducerClosed) {
 	}
 }
 
-// each calls change with the total, the month of the opening and the period of every hold;
-// hold is nil for the first two, which count the whole reservation.
+// each calls change with the total, the month of the opening and the period of every hold.
 func (f *folding) each(subject *rateguardv1.Subject, holds []*rateguardv1.Hold, change func(*rateguardv1.Sums, *rateguardv1.Hold)) {
+	f.eachTotal(subject, change)
+	f.eachHold(subject, holds, change)
+}
+
+// eachTotal calls change with the total and the month of the opening, which count the whole reservation: hold is nil.
+func (f *folding) eachTotal(subject *rateguardv1.Subject, change func(*rateguardv1.Sums, *rateguardv1.Hold)) {
 	if f.state.GetTotal() == nil {
 		f.state.Total = new(rateguardv1.Sums)
 	}
@@ -185,6 +224,10 @@ func (f *folding) each(subject *rateguardv1.Subject, holds []*rateguardv1.Hold, 
 	}
 	change(f.state.GetTotal(), nil)
 	change(month(f.state, monthOf(opened)), nil)
+}
+
+// eachHold calls change with the period of every hold.
+func (f *folding) eachHold(subject *rateguardv1.Subject, holds []*rateguardv1.Hold, change func(*rateguardv1.Sums, *rateguardv1.Hold)) {
 	for _, h := range holds {
 		p := period(f.state, h)
 		if p == nil {

@@ -48,7 +48,7 @@ func (w *Workspace) Whole() error {
 	held := make(map[keyspace.BudgetPeriod]int64)
 	for _, r := range w.Open {
 		for _, h := range r.Opened.GetHolds() {
-			held[PeriodOf(h)] += h.GetAmountNanoUsd()
+			held[PeriodOf(h)] += r.Amount(h)
 		}
 	}
 	var errs []error

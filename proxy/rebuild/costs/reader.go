@@ -78,6 +78,9 @@ type Step struct {
 	// Ended are the reservations that got an end in (From, To], also by an accepted ProducerClosed; an id may stand in it more than
 	// once, and after a late end of a closed producer in two steps.
 	Ended []string
+	// Taken are the reservations that were opened from a lease in (From, To], and Leases those leases; each is open at To. Redis
+	// hears of the former by the log alone.
+	Taken, Leases []string
 }
 
 // New reads the spend table and returns a reader that stands before the first record of the tail. Where the table and the

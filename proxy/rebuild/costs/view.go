@@ -213,7 +213,8 @@ func (v *View) steps() []Step {
 		if w.reported >= v.Next-1 {
 			continue // touched, and there already
 		}
-		steps = append(steps, Step{Workspace: id, From: w.reported, To: v.Next - 1, Ended: w.ended})
+		taken, leases := w.since()
+		steps = append(steps, Step{Workspace: id, From: w.reported, To: v.Next - 1, Ended: w.ended, Taken: taken, Leases: leases})
 		w.reported, w.ended = v.Next-1, nil
 	}
 	return steps

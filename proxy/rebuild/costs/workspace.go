@@ -1,6 +1,8 @@
 package costs
 
 import (
+	"slices"
+
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/schemas/spend"
 )
@@ -20,9 +22,11 @@ type Workspace struct {
 	behind *behind
 	// unopened are reservations whose end was read and whose opening was not: one that fills a hole comes behind its end.
 	unopened map[string]bool
-	// reported is the offset up to which ends were reported, ended are those since.
-	reported int64
-	ended    []string
+	// reported is the offset up to which ends were reported, ended are those since; taken are the reservations that were opened since from a lease, and
+	// leases what they were taken from.
+	reported      int64
+	ended         []string
+	taken, leases map[string]bool
 }
 
 // Reservation is an open reservation.
@@ -33,7 +37,15 @@ type Reservation struct {
 	Producer string
 	// At is the offset of its record.
 	At int64
+	// TakenNano is what reservations have taken from each hold of a lease, in nano-USD.
+	TakenNano int64
 }
+
+// Lease reports whether it was reserved for requests to come.
+func (r *Reservation) Lease() bool { return r.Opened.GetLease() }
+
+// Amount returns what it holds of a hold of its own now, in nano-USD.
+func (r *Reservation) Amount(h *rateguardv1.Hold) int64 { return h.GetAmountNanoUsd() - r.TakenNano }
 
 // behind is the reading of records that the sums hold already. They change the entries, by the same rules.
 type behind struct {
@@ -53,7 +65,7 @@ type closing struct {
 func newWorkspace(s *rateguardv1.SpendState, applied, start int64) *Workspace {
 	w := &Workspace{
 		State: s, Open: make(map[string]Reservation), Last: applied, applied: applied, reported: start - 1,
-		unopened: make(map[string]bool),
+		unopened: make(map[string]bool), taken: make(map[string]bool), leases: make(map[string]bool),
 	}
 	if applied >= start {
 		w.behind = &behind{state: new(rateguardv1.SpendState)}
@@ -118,17 +130,48 @@ func endedBy(e *rateguardv1.Event) string {
 		return b.ReservationVoided.GetOutcome().GetReservationId()
 	case *rateguardv1.Event_ReservationExpired:
 		return b.ReservationExpired.GetOutcome().GetReservationId()
+	case *rateguardv1.Event_LeaseEnded:
+		return b.LeaseEnded.GetOutcome().GetReservationId()
 	}
 	return ""
 }
 
 func (w *Workspace) open(producer string, o *rateguardv1.ReservationOpened, offset int64) {
+	w.takeFrom(o)
 	if w.unopened[o.GetReservationId()] {
 		delete(w.unopened, o.GetReservationId())
 		return
 	}
 	o.Context = nil
 	w.Open[o.GetReservationId()] = Reservation{Opened: o, Producer: producer, At: offset}
+}
+
+// takeFrom passes the holds of a reservation from its lease to it.
+func (w *Workspace) takeFrom(o *rateguardv1.ReservationOpened) {
+	if o.GetLeaseId() == "" || len(o.GetHolds()) == 0 {
+		return
+	}
+	w.taken[o.GetReservationId()] = true
+	if lease, open := w.Open[o.GetLeaseId()]; open {
+		lease.TakenNano += o.GetHolds()[0].GetAmountNanoUsd()
+		w.Open[o.GetLeaseId()] = lease
+		w.leases[o.GetLeaseId()] = true
+	}
+}
+
+// since returns which reservations were opened from leases since the last report, and which leases they were taken from, of those that are open; and forgets that.
+func (w *Workspace) since() (taken, leases []string) {
+	open := func(ids map[string]bool) (out []string) {
+		for id := range ids {
+			if _, there := w.Open[id]; there {
+				out = append(out, id)
+			}
+		}
+		clear(ids)
+		slices.Sort(out)
+		return out
+	}
+	return open(w.taken), open(w.leases)
 }
 
 // begin takes the mark of a producer all of whose reservations up to it are ended.

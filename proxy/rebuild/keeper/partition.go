@@ -257,9 +257,15 @@ func (p *partition) step(ctx context.Context, s *costs.Step, at *standing) error
 			forgotten = append(forgotten, field)
 		}
 	}
-	applied, offset, epoch, err := p.k.cfg.Redis.Balances.Reconcile(ctx, &lua.Step{
+	step := &lua.Step{
 		Cut: lua.Cut{Workspace: s.Workspace, Epoch: at.Epoch, To: s.To, Posted: changed}, From: s.From, Ended: s.Ended, Changed: at.posted != nil, Forgotten: forgotten,
-	})
+	}
+	for _, id := range slices.Concat(s.Leases, s.Taken) {
+		if e := entry(p.reader.View().Workspace(s.Workspace), id); len(e.Amounts) > 0 {
+			step.Open = append(step.Open, e)
+		}
+	}
+	applied, offset, epoch, err := p.k.cfg.Redis.Balances.Reconcile(ctx, step)
 	if err != nil {
 		return err
 	}

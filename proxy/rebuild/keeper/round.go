@@ -210,14 +210,20 @@ func (p *partition) installation(workspace string, n uint64) (*lua.Installation,
 		return nil, err
 	}
 	in.Posted = fields(w.Posted())
-	for id, r := range w.Open {
-		e := lua.Entry{ID: id, Producer: r.Producer}
-		for _, h := range r.Opened.GetHolds() {
-			e.Amounts = append(e.Amounts, lua.Amount{Field: costs.PeriodOf(h).Field(), Nano: h.GetAmountNanoUsd()})
-		}
-		if len(e.Amounts) > 0 {
+	for id := range w.Open {
+		if e := entry(w, id); len(e.Amounts) > 0 {
 			in.Open = append(in.Open, e)
 		}
 	}
 	return in, nil
+}
+
+// entry is an open reservation as Redis has to have it.
+func entry(w *costs.Workspace, id string) lua.Entry {
+	r := w.Open[id]
+	e := lua.Entry{ID: id, Producer: r.Producer, Lease: r.Lease()}
+	for _, h := range r.Opened.GetHolds() {
+		e.Amounts = append(e.Amounts, lua.Amount{Field: costs.PeriodOf(h).Field(), Nano: r.Amount(h)})
+	}
+	return e
 }

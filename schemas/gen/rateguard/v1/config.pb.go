@@ -560,8 +560,12 @@ type Budget struct {
 	OnStoreFailure string                 `protobuf:"bytes,10,opt,name=on_store_failure,json=onStoreFailure,proto3" json:"on_store_failure,omitempty"`
 	// Boundaries of the current and the next periods in UTC, computed by control in the budget's zone.
 	BoundariesUnixUs []int64 `protobuf:"varint,11,rep,packed,name=boundaries_unix_us,json=boundariesUnixUs,proto3" json:"boundaries_unix_us,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// "strict" (also empty), or "leased": proxies reserve in advance, and decide most requests without asking Redis. lease_percent is how much of the
+	// limit all of them together may hold that way.
+	Mode          string `protobuf:"bytes,12,opt,name=mode,proto3" json:"mode,omitempty"`
+	LeasePercent  int32  `protobuf:"varint,13,opt,name=lease_percent,json=leasePercent,proto3" json:"lease_percent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Budget) Reset() {
@@ -669,6 +673,20 @@ func (x *Budget) GetBoundariesUnixUs() []int64 {
 		return x.BoundariesUnixUs
 	}
 	return nil
+}
+
+func (x *Budget) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Budget) GetLeasePercent() int32 {
+	if x != nil {
+		return x.LeasePercent
+	}
+	return 0
 }
 
 // KeyRecord is one API key. The secret itself is nowhere; sha256 is of the whole key string.
@@ -997,7 +1015,7 @@ const file_rateguard_v1_config_proto_rawDesc = "" +
 	" \x01(\tR\x0eonStoreFailure\x12 \n" +
 	"\fmax_delay_us\x18\v \x01(\x03R\n" +
 	"maxDelayUs\x12#\n" +
-	"\rlease_percent\x18\f \x01(\x05R\fleasePercent\"\xe8\x02\n" +
+	"\rlease_percent\x18\f \x01(\x05R\fleasePercent\"\xa1\x03\n" +
 	"\x06Budget\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
@@ -1012,7 +1030,9 @@ const file_rateguard_v1_config_proto_rawDesc = "" +
 	"\balert_at\x18\t \x03(\x01R\aalertAt\x12(\n" +
 	"\x10on_store_failure\x18\n" +
 	" \x01(\tR\x0eonStoreFailure\x12,\n" +
-	"\x12boundaries_unix_us\x18\v \x03(\x03R\x10boundariesUnixUs\"\xf2\x03\n" +
+	"\x12boundaries_unix_us\x18\v \x03(\x03R\x10boundariesUnixUs\x12\x12\n" +
+	"\x04mode\x18\f \x01(\tR\x04mode\x12#\n" +
+	"\rlease_percent\x18\r \x01(\x05R\fleasePercent\"\xf2\x03\n" +
 	"\tKeyRecord\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12!\n" +
 	"\fworkspace_id\x18\x02 \x01(\tR\vworkspaceId\x12\x12\n" +

@@ -337,8 +337,12 @@ type ReservationOpened struct {
 	Context *RequestContext `protobuf:"bytes,7,opt,name=context,proto3" json:"context,omitempty"`
 	// Cost when the outcome stays unknown: the bound, or what the workspace's unknown_outcome says. Absent like bound_nano_usd.
 	UnknownCostNanoUsd *int64 `protobuf:"varint,8,opt,name=unknown_cost_nano_usd,json=unknownCostNanoUsd,proto3,oneof" json:"unknown_cost_nano_usd,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// It is a lease and no request: its producer reserved for requests to come, each of which opens a reservation of its own that names it.
+	Lease bool `protobuf:"varint,9,opt,name=lease,proto3" json:"lease,omitempty"`
+	// The lease that the holds are taken from. They pass from the lease to this reservation, so that its opening reserves nothing more. Empty: there is none.
+	LeaseId       string `protobuf:"bytes,10,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReservationOpened) Reset() {
@@ -427,6 +431,20 @@ func (x *ReservationOpened) GetUnknownCostNanoUsd() int64 {
 	return 0
 }
 
+func (x *ReservationOpened) GetLease() bool {
+	if x != nil {
+		return x.Lease
+	}
+	return false
+}
+
+func (x *ReservationOpened) GetLeaseId() string {
+	if x != nil {
+		return x.LeaseId
+	}
+	return ""
+}
+
 // Outcome is the absolute result of a reservation at one revision. Stores compute
 // differences themselves from what they hold for the id.
 type Outcome struct {
@@ -443,7 +461,9 @@ type Outcome struct {
 	Subject   *Subject `protobuf:"bytes,7,opt,name=subject,proto3" json:"subject,omitempty"`
 	Holds     []*Hold  `protobuf:"bytes,8,rep,name=holds,proto3" json:"holds,omitempty"`
 	// The bound of the Opened; folds take it off the open sum. Absent where Opened had none.
-	BoundNanoUsd  *int64 `protobuf:"varint,9,opt,name=bound_nano_usd,json=boundNanoUsd,proto3,oneof" json:"bound_nano_usd,omitempty"`
+	BoundNanoUsd *int64 `protobuf:"varint,9,opt,name=bound_nano_usd,json=boundNanoUsd,proto3,oneof" json:"bound_nano_usd,omitempty"`
+	// It ends a lease: its holds are what no reservation has taken of it, and its cost is what is charged for that because nobody knows what was.
+	Lease         bool `protobuf:"varint,10,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -539,6 +559,13 @@ func (x *Outcome) GetBoundNanoUsd() int64 {
 		return *x.BoundNanoUsd
 	}
 	return 0
+}
+
+func (x *Outcome) GetLease() bool {
+	if x != nil {
+		return x.Lease
+	}
+	return false
 }
 
 type CostSettled struct {
@@ -673,6 +700,51 @@ func (x *ReservationExpired) GetOutcome() *Outcome {
 	return nil
 }
 
+// LeaseEnded gives back what no reservation has taken of a lease. It comes from the lease's own producer, behind the openings of all that name it.
+type LeaseEnded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Outcome       *Outcome               `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseEnded) Reset() {
+	*x = LeaseEnded{}
+	mi := &file_rateguard_v1_costs_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseEnded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseEnded) ProtoMessage() {}
+
+func (x *LeaseEnded) ProtoReflect() protoreflect.Message {
+	mi := &file_rateguard_v1_costs_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseEnded.ProtoReflect.Descriptor instead.
+func (*LeaseEnded) Descriptor() ([]byte, []int) {
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *LeaseEnded) GetOutcome() *Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
 // CostCorrected replaces the outcome of a reservation by its next revision.
 type CostCorrected struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -688,7 +760,7 @@ type CostCorrected struct {
 
 func (x *CostCorrected) Reset() {
 	*x = CostCorrected{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[7]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +772,7 @@ func (x *CostCorrected) String() string {
 func (*CostCorrected) ProtoMessage() {}
 
 func (x *CostCorrected) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[7]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +785,7 @@ func (x *CostCorrected) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CostCorrected.ProtoReflect.Descriptor instead.
 func (*CostCorrected) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{7}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CostCorrected) GetOutcome() *Outcome {
@@ -755,7 +827,7 @@ type ProducerStarted struct {
 
 func (x *ProducerStarted) Reset() {
 	*x = ProducerStarted{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[8]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -767,7 +839,7 @@ func (x *ProducerStarted) String() string {
 func (*ProducerStarted) ProtoMessage() {}
 
 func (x *ProducerStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[8]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -780,7 +852,7 @@ func (x *ProducerStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProducerStarted.ProtoReflect.Descriptor instead.
 func (*ProducerStarted) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{8}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ProducerStarted) GetProducerId() string {
@@ -813,7 +885,7 @@ type GenerationStarted struct {
 
 func (x *GenerationStarted) Reset() {
 	*x = GenerationStarted{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[9]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +897,7 @@ func (x *GenerationStarted) String() string {
 func (*GenerationStarted) ProtoMessage() {}
 
 func (x *GenerationStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[9]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +910,7 @@ func (x *GenerationStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenerationStarted.ProtoReflect.Descriptor instead.
 func (*GenerationStarted) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{9}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GenerationStarted) GetProducerId() string {
@@ -881,7 +953,7 @@ type WorkspaceMarks struct {
 
 func (x *WorkspaceMarks) Reset() {
 	*x = WorkspaceMarks{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[10]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +965,7 @@ func (x *WorkspaceMarks) String() string {
 func (*WorkspaceMarks) ProtoMessage() {}
 
 func (x *WorkspaceMarks) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[10]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +978,7 @@ func (x *WorkspaceMarks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkspaceMarks.ProtoReflect.Descriptor instead.
 func (*WorkspaceMarks) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{10}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WorkspaceMarks) GetWorkspaceId() string {
@@ -941,7 +1013,7 @@ type Round struct {
 
 func (x *Round) Reset() {
 	*x = Round{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[11]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1025,7 @@ func (x *Round) String() string {
 func (*Round) ProtoMessage() {}
 
 func (x *Round) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[11]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1038,7 @@ func (x *Round) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Round.ProtoReflect.Descriptor instead.
 func (*Round) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{11}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Round) GetN() uint64 {
@@ -995,7 +1067,7 @@ type Seal struct {
 
 func (x *Seal) Reset() {
 	*x = Seal{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[12]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1079,7 @@ func (x *Seal) String() string {
 func (*Seal) ProtoMessage() {}
 
 func (x *Seal) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[12]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1092,7 @@ func (x *Seal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Seal.ProtoReflect.Descriptor instead.
 func (*Seal) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{12}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Seal) GetN() uint64 {
@@ -1055,7 +1127,7 @@ type BudgetsInstalled struct {
 
 func (x *BudgetsInstalled) Reset() {
 	*x = BudgetsInstalled{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[13]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1139,7 @@ func (x *BudgetsInstalled) String() string {
 func (*BudgetsInstalled) ProtoMessage() {}
 
 func (x *BudgetsInstalled) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[13]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1152,7 @@ func (x *BudgetsInstalled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BudgetsInstalled.ProtoReflect.Descriptor instead.
 func (*BudgetsInstalled) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{13}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BudgetsInstalled) GetEpoch() uint64 {
@@ -1107,7 +1179,7 @@ type ProducerClosed struct {
 
 func (x *ProducerClosed) Reset() {
 	*x = ProducerClosed{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[14]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1191,7 @@ func (x *ProducerClosed) String() string {
 func (*ProducerClosed) ProtoMessage() {}
 
 func (x *ProducerClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[14]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1204,7 @@ func (x *ProducerClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProducerClosed.ProtoReflect.Descriptor instead.
 func (*ProducerClosed) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{14}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ProducerClosed) GetProducerId() string {
@@ -1175,7 +1247,7 @@ type Skipped struct {
 
 func (x *Skipped) Reset() {
 	*x = Skipped{}
-	mi := &file_rateguard_v1_costs_proto_msgTypes[15]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1259,7 @@ func (x *Skipped) String() string {
 func (*Skipped) ProtoMessage() {}
 
 func (x *Skipped) ProtoReflect() protoreflect.Message {
-	mi := &file_rateguard_v1_costs_proto_msgTypes[15]
+	mi := &file_rateguard_v1_costs_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1272,7 @@ func (x *Skipped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Skipped.ProtoReflect.Descriptor instead.
 func (*Skipped) Descriptor() ([]byte, []int) {
-	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{15}
+	return file_rateguard_v1_costs_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Skipped) GetSequence() uint64 {
@@ -1246,7 +1318,7 @@ const file_rateguard_v1_costs_proto_rawDesc = "" +
 	"\x0elimit_nano_usd\x18\b \x01(\x03R\flimitNanoUsd\x12%\n" +
 	"\x0ealert_permille\x18\t \x03(\rR\ralertPermille\x12\x12\n" +
 	"\x04hard\x18\n" +
-	" \x01(\bR\x04hard\"\x83\x03\n" +
+	" \x01(\bR\x04hard\"\xb4\x03\n" +
 	"\x11ReservationOpened\x12%\n" +
 	"\x0ereservation_id\x18\x01 \x01(\tR\rreservationId\x12/\n" +
 	"\asubject\x18\x02 \x01(\v2\x15.rateguard.v1.SubjectR\asubject\x12)\n" +
@@ -1255,9 +1327,12 @@ const file_rateguard_v1_costs_proto_rawDesc = "" +
 	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12\x0e\n" +
 	"\x02op\x18\x06 \x01(\x04R\x02op\x126\n" +
 	"\acontext\x18\a \x01(\v2\x1c.rateguard.v1.RequestContextR\acontext\x126\n" +
-	"\x15unknown_cost_nano_usd\x18\b \x01(\x03H\x01R\x12unknownCostNanoUsd\x88\x01\x01B\x11\n" +
+	"\x15unknown_cost_nano_usd\x18\b \x01(\x03H\x01R\x12unknownCostNanoUsd\x88\x01\x01\x12\x14\n" +
+	"\x05lease\x18\t \x01(\bR\x05lease\x12\x19\n" +
+	"\blease_id\x18\n" +
+	" \x01(\tR\aleaseIdB\x11\n" +
 	"\x0f_bound_nano_usdB\x18\n" +
-	"\x16_unknown_cost_nano_usd\"\x98\x03\n" +
+	"\x16_unknown_cost_nano_usd\"\xae\x03\n" +
 	"\aOutcome\x12%\n" +
 	"\x0ereservation_id\x18\x01 \x01(\tR\rreservationId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\rR\brevision\x12-\n" +
@@ -1267,7 +1342,9 @@ const file_rateguard_v1_costs_proto_rawDesc = "" +
 	"\x05usage\x18\x06 \x01(\v2\x13.rateguard.v1.UsageR\x05usage\x12/\n" +
 	"\asubject\x18\a \x01(\v2\x15.rateguard.v1.SubjectR\asubject\x12(\n" +
 	"\x05holds\x18\b \x03(\v2\x12.rateguard.v1.HoldR\x05holds\x12)\n" +
-	"\x0ebound_nano_usd\x18\t \x01(\x03H\x01R\fboundNanoUsd\x88\x01\x01B\x10\n" +
+	"\x0ebound_nano_usd\x18\t \x01(\x03H\x01R\fboundNanoUsd\x88\x01\x01\x12\x14\n" +
+	"\x05lease\x18\n" +
+	" \x01(\bR\x05leaseB\x10\n" +
 	"\x0e_cost_nano_usdB\x11\n" +
 	"\x0f_bound_nano_usd\">\n" +
 	"\vCostSettled\x12/\n" +
@@ -1275,6 +1352,9 @@ const file_rateguard_v1_costs_proto_rawDesc = "" +
 	"\x11ReservationVoided\x12/\n" +
 	"\aoutcome\x18\x01 \x01(\v2\x15.rateguard.v1.OutcomeR\aoutcome\"E\n" +
 	"\x12ReservationExpired\x12/\n" +
+	"\aoutcome\x18\x01 \x01(\v2\x15.rateguard.v1.OutcomeR\aoutcome\"=\n" +
+	"\n" +
+	"LeaseEnded\x12/\n" +
 	"\aoutcome\x18\x01 \x01(\v2\x15.rateguard.v1.OutcomeR\aoutcome\"\xdc\x01\n" +
 	"\rCostCorrected\x12/\n" +
 	"\aoutcome\x18\x01 \x01(\v2\x15.rateguard.v1.OutcomeR\aoutcome\x12\x16\n" +
@@ -1336,7 +1416,7 @@ func file_rateguard_v1_costs_proto_rawDescGZIP() []byte {
 }
 
 var file_rateguard_v1_costs_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_rateguard_v1_costs_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_rateguard_v1_costs_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_rateguard_v1_costs_proto_goTypes = []any{
 	(OutcomeKind)(0),           // 0: rateguard.v1.OutcomeKind
 	(*Subject)(nil),            // 1: rateguard.v1.Subject
@@ -1346,39 +1426,41 @@ var file_rateguard_v1_costs_proto_goTypes = []any{
 	(*CostSettled)(nil),        // 5: rateguard.v1.CostSettled
 	(*ReservationVoided)(nil),  // 6: rateguard.v1.ReservationVoided
 	(*ReservationExpired)(nil), // 7: rateguard.v1.ReservationExpired
-	(*CostCorrected)(nil),      // 8: rateguard.v1.CostCorrected
-	(*ProducerStarted)(nil),    // 9: rateguard.v1.ProducerStarted
-	(*GenerationStarted)(nil),  // 10: rateguard.v1.GenerationStarted
-	(*WorkspaceMarks)(nil),     // 11: rateguard.v1.WorkspaceMarks
-	(*Round)(nil),              // 12: rateguard.v1.Round
-	(*Seal)(nil),               // 13: rateguard.v1.Seal
-	(*BudgetsInstalled)(nil),   // 14: rateguard.v1.BudgetsInstalled
-	(*ProducerClosed)(nil),     // 15: rateguard.v1.ProducerClosed
-	(*Skipped)(nil),            // 16: rateguard.v1.Skipped
-	(*RequestContext)(nil),     // 17: rateguard.v1.RequestContext
-	(*Usage)(nil),              // 18: rateguard.v1.Usage
-	(*RequestRecorded)(nil),    // 19: rateguard.v1.RequestRecorded
+	(*LeaseEnded)(nil),         // 8: rateguard.v1.LeaseEnded
+	(*CostCorrected)(nil),      // 9: rateguard.v1.CostCorrected
+	(*ProducerStarted)(nil),    // 10: rateguard.v1.ProducerStarted
+	(*GenerationStarted)(nil),  // 11: rateguard.v1.GenerationStarted
+	(*WorkspaceMarks)(nil),     // 12: rateguard.v1.WorkspaceMarks
+	(*Round)(nil),              // 13: rateguard.v1.Round
+	(*Seal)(nil),               // 14: rateguard.v1.Seal
+	(*BudgetsInstalled)(nil),   // 15: rateguard.v1.BudgetsInstalled
+	(*ProducerClosed)(nil),     // 16: rateguard.v1.ProducerClosed
+	(*Skipped)(nil),            // 17: rateguard.v1.Skipped
+	(*RequestContext)(nil),     // 18: rateguard.v1.RequestContext
+	(*Usage)(nil),              // 19: rateguard.v1.Usage
+	(*RequestRecorded)(nil),    // 20: rateguard.v1.RequestRecorded
 }
 var file_rateguard_v1_costs_proto_depIdxs = []int32{
 	1,  // 0: rateguard.v1.ReservationOpened.subject:type_name -> rateguard.v1.Subject
 	2,  // 1: rateguard.v1.ReservationOpened.holds:type_name -> rateguard.v1.Hold
-	17, // 2: rateguard.v1.ReservationOpened.context:type_name -> rateguard.v1.RequestContext
+	18, // 2: rateguard.v1.ReservationOpened.context:type_name -> rateguard.v1.RequestContext
 	0,  // 3: rateguard.v1.Outcome.kind:type_name -> rateguard.v1.OutcomeKind
-	18, // 4: rateguard.v1.Outcome.usage:type_name -> rateguard.v1.Usage
+	19, // 4: rateguard.v1.Outcome.usage:type_name -> rateguard.v1.Usage
 	1,  // 5: rateguard.v1.Outcome.subject:type_name -> rateguard.v1.Subject
 	2,  // 6: rateguard.v1.Outcome.holds:type_name -> rateguard.v1.Hold
 	4,  // 7: rateguard.v1.CostSettled.outcome:type_name -> rateguard.v1.Outcome
 	4,  // 8: rateguard.v1.ReservationVoided.outcome:type_name -> rateguard.v1.Outcome
 	4,  // 9: rateguard.v1.ReservationExpired.outcome:type_name -> rateguard.v1.Outcome
-	4,  // 10: rateguard.v1.CostCorrected.outcome:type_name -> rateguard.v1.Outcome
-	11, // 11: rateguard.v1.GenerationStarted.marks:type_name -> rateguard.v1.WorkspaceMarks
-	4,  // 12: rateguard.v1.ProducerClosed.ends:type_name -> rateguard.v1.Outcome
-	19, // 13: rateguard.v1.ProducerClosed.rows:type_name -> rateguard.v1.RequestRecorded
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	4,  // 10: rateguard.v1.LeaseEnded.outcome:type_name -> rateguard.v1.Outcome
+	4,  // 11: rateguard.v1.CostCorrected.outcome:type_name -> rateguard.v1.Outcome
+	12, // 12: rateguard.v1.GenerationStarted.marks:type_name -> rateguard.v1.WorkspaceMarks
+	4,  // 13: rateguard.v1.ProducerClosed.ends:type_name -> rateguard.v1.Outcome
+	20, // 14: rateguard.v1.ProducerClosed.rows:type_name -> rateguard.v1.RequestRecorded
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_rateguard_v1_costs_proto_init() }
@@ -1390,14 +1472,14 @@ func file_rateguard_v1_costs_proto_init() {
 	file_rateguard_v1_usage_proto_init()
 	file_rateguard_v1_costs_proto_msgTypes[2].OneofWrappers = []any{}
 	file_rateguard_v1_costs_proto_msgTypes[3].OneofWrappers = []any{}
-	file_rateguard_v1_costs_proto_msgTypes[7].OneofWrappers = []any{}
+	file_rateguard_v1_costs_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rateguard_v1_costs_proto_rawDesc), len(file_rateguard_v1_costs_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -51,6 +51,7 @@ type Event struct {
 	//	*Event_Skipped
 	//	*Event_BudgetsInstalled
 	//	*Event_GenerationStarted
+	//	*Event_LeaseEnded
 	//	*Event_WorkspacePolicy
 	//	*Event_KeyRecord
 	//	*Event_PriceHistory
@@ -270,6 +271,15 @@ func (x *Event) GetGenerationStarted() *GenerationStarted {
 	return nil
 }
 
+func (x *Event) GetLeaseEnded() *LeaseEnded {
+	if x != nil {
+		if x, ok := x.Body.(*Event_LeaseEnded); ok {
+			return x.LeaseEnded
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetWorkspacePolicy() *WorkspacePolicy {
 	if x != nil {
 		if x, ok := x.Body.(*Event_WorkspacePolicy); ok {
@@ -411,6 +421,10 @@ type Event_GenerationStarted struct {
 	GenerationStarted *GenerationStarted `protobuf:"bytes,31,opt,name=generation_started,json=generationStarted,proto3,oneof"`
 }
 
+type Event_LeaseEnded struct {
+	LeaseEnded *LeaseEnded `protobuf:"bytes,32,opt,name=lease_ended,json=leaseEnded,proto3,oneof"`
+}
+
 type Event_WorkspacePolicy struct {
 	WorkspacePolicy *WorkspacePolicy `protobuf:"bytes,40,opt,name=workspace_policy,json=workspacePolicy,proto3,oneof"`
 }
@@ -475,6 +489,8 @@ func (*Event_BudgetsInstalled) isEvent_Body() {}
 
 func (*Event_GenerationStarted) isEvent_Body() {}
 
+func (*Event_LeaseEnded) isEvent_Body() {}
+
 func (*Event_WorkspacePolicy) isEvent_Body() {}
 
 func (*Event_KeyRecord) isEvent_Body() {}
@@ -497,7 +513,7 @@ var File_rateguard_v1_event_proto protoreflect.FileDescriptor
 
 const file_rateguard_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x18rateguard/v1/event.proto\x12\frateguard.v1\x1a\x19rateguard/v1/config.proto\x1a\x18rateguard/v1/costs.proto\x1a\x1drateguard/v1/operations.proto\x1a\x1brateguard/v1/requests.proto\"\xf3\r\n" +
+	"\x18rateguard/v1/event.proto\x12\frateguard.v1\x1a\x19rateguard/v1/config.proto\x1a\x18rateguard/v1/costs.proto\x1a\x1drateguard/v1/operations.proto\x1a\x1brateguard/v1/requests.proto\"\xb0\x0e\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12%\n" +
 	"\x0eschema_version\x18\x02 \x01(\rR\rschemaVersion\x12\x1f\n" +
@@ -519,7 +535,9 @@ const file_rateguard_v1_event_proto_rawDesc = "" +
 	"\x0fproducer_closed\x18\x1c \x01(\v2\x1c.rateguard.v1.ProducerClosedH\x00R\x0eproducerClosed\x121\n" +
 	"\askipped\x18\x1d \x01(\v2\x15.rateguard.v1.SkippedH\x00R\askipped\x12M\n" +
 	"\x11budgets_installed\x18\x1e \x01(\v2\x1e.rateguard.v1.BudgetsInstalledH\x00R\x10budgetsInstalled\x12P\n" +
-	"\x12generation_started\x18\x1f \x01(\v2\x1f.rateguard.v1.GenerationStartedH\x00R\x11generationStarted\x12J\n" +
+	"\x12generation_started\x18\x1f \x01(\v2\x1f.rateguard.v1.GenerationStartedH\x00R\x11generationStarted\x12;\n" +
+	"\vlease_ended\x18  \x01(\v2\x18.rateguard.v1.LeaseEndedH\x00R\n" +
+	"leaseEnded\x12J\n" +
 	"\x10workspace_policy\x18( \x01(\v2\x1d.rateguard.v1.WorkspacePolicyH\x00R\x0fworkspacePolicy\x128\n" +
 	"\n" +
 	"key_record\x18) \x01(\v2\x17.rateguard.v1.KeyRecordH\x00R\tkeyRecord\x12A\n" +
@@ -562,15 +580,16 @@ var file_rateguard_v1_event_proto_goTypes = []any{
 	(*Skipped)(nil),            // 12: rateguard.v1.Skipped
 	(*BudgetsInstalled)(nil),   // 13: rateguard.v1.BudgetsInstalled
 	(*GenerationStarted)(nil),  // 14: rateguard.v1.GenerationStarted
-	(*WorkspacePolicy)(nil),    // 15: rateguard.v1.WorkspacePolicy
-	(*KeyRecord)(nil),          // 16: rateguard.v1.KeyRecord
-	(*PriceHistory)(nil),       // 17: rateguard.v1.PriceHistory
-	(*ProducerStatus)(nil),     // 18: rateguard.v1.ProducerStatus
-	(*Alert)(nil),              // 19: rateguard.v1.Alert
-	(*ControlAction)(nil),      // 20: rateguard.v1.ControlAction
-	(*Tick)(nil),               // 21: rateguard.v1.Tick
-	(*DeadLetter)(nil),         // 22: rateguard.v1.DeadLetter
-	(*OutboxAcknowledged)(nil), // 23: rateguard.v1.OutboxAcknowledged
+	(*LeaseEnded)(nil),         // 15: rateguard.v1.LeaseEnded
+	(*WorkspacePolicy)(nil),    // 16: rateguard.v1.WorkspacePolicy
+	(*KeyRecord)(nil),          // 17: rateguard.v1.KeyRecord
+	(*PriceHistory)(nil),       // 18: rateguard.v1.PriceHistory
+	(*ProducerStatus)(nil),     // 19: rateguard.v1.ProducerStatus
+	(*Alert)(nil),              // 20: rateguard.v1.Alert
+	(*ControlAction)(nil),      // 21: rateguard.v1.ControlAction
+	(*Tick)(nil),               // 22: rateguard.v1.Tick
+	(*DeadLetter)(nil),         // 23: rateguard.v1.DeadLetter
+	(*OutboxAcknowledged)(nil), // 24: rateguard.v1.OutboxAcknowledged
 }
 var file_rateguard_v1_event_proto_depIdxs = []int32{
 	1,  // 0: rateguard.v1.Event.request_recorded:type_name -> rateguard.v1.RequestRecorded
@@ -587,20 +606,21 @@ var file_rateguard_v1_event_proto_depIdxs = []int32{
 	12, // 11: rateguard.v1.Event.skipped:type_name -> rateguard.v1.Skipped
 	13, // 12: rateguard.v1.Event.budgets_installed:type_name -> rateguard.v1.BudgetsInstalled
 	14, // 13: rateguard.v1.Event.generation_started:type_name -> rateguard.v1.GenerationStarted
-	15, // 14: rateguard.v1.Event.workspace_policy:type_name -> rateguard.v1.WorkspacePolicy
-	16, // 15: rateguard.v1.Event.key_record:type_name -> rateguard.v1.KeyRecord
-	17, // 16: rateguard.v1.Event.price_history:type_name -> rateguard.v1.PriceHistory
-	18, // 17: rateguard.v1.Event.producer_status:type_name -> rateguard.v1.ProducerStatus
-	19, // 18: rateguard.v1.Event.alert:type_name -> rateguard.v1.Alert
-	20, // 19: rateguard.v1.Event.control_action:type_name -> rateguard.v1.ControlAction
-	21, // 20: rateguard.v1.Event.tick:type_name -> rateguard.v1.Tick
-	22, // 21: rateguard.v1.Event.dead_letter:type_name -> rateguard.v1.DeadLetter
-	23, // 22: rateguard.v1.Event.outbox_acknowledged:type_name -> rateguard.v1.OutboxAcknowledged
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	15, // 14: rateguard.v1.Event.lease_ended:type_name -> rateguard.v1.LeaseEnded
+	16, // 15: rateguard.v1.Event.workspace_policy:type_name -> rateguard.v1.WorkspacePolicy
+	17, // 16: rateguard.v1.Event.key_record:type_name -> rateguard.v1.KeyRecord
+	18, // 17: rateguard.v1.Event.price_history:type_name -> rateguard.v1.PriceHistory
+	19, // 18: rateguard.v1.Event.producer_status:type_name -> rateguard.v1.ProducerStatus
+	20, // 19: rateguard.v1.Event.alert:type_name -> rateguard.v1.Alert
+	21, // 20: rateguard.v1.Event.control_action:type_name -> rateguard.v1.ControlAction
+	22, // 21: rateguard.v1.Event.tick:type_name -> rateguard.v1.Tick
+	23, // 22: rateguard.v1.Event.dead_letter:type_name -> rateguard.v1.DeadLetter
+	24, // 23: rateguard.v1.Event.outbox_acknowledged:type_name -> rateguard.v1.OutboxAcknowledged
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_rateguard_v1_event_proto_init() }
@@ -627,6 +647,7 @@ func file_rateguard_v1_event_proto_init() {
 		(*Event_Skipped)(nil),
 		(*Event_BudgetsInstalled)(nil),
 		(*Event_GenerationStarted)(nil),
+		(*Event_LeaseEnded)(nil),
 		(*Event_WorkspacePolicy)(nil),
 		(*Event_KeyRecord)(nil),
 		(*Event_PriceHistory)(nil),
