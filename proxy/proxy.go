@@ -43,6 +43,7 @@ type Server struct {
 	store    *lua.Store
 	amends   *ratelimit.Amends
 	leases   *ratelimit.Leases
+	budgets  *budget.Leases
 	gate     *epoch.Gate
 	installs *epoch.Installs
 	rebuild  *rebuild.Rebuilder
@@ -106,13 +107,17 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 	s.errors = newErrorCounter(reg)
 	s.isolated = newIsolatedGauge(reg)
 	s.events = emit.New(s.spool, s.gate, s.log, reg)
+	s.budgets = budget.NewLeases(budget.LeaseOptions{
+		Store: admissions, Log: s.events, Epochs: s.installs, Producer: s.spool.ProducerID(), Slog: s.log, Metrics: reg,
+		Cancel: func(r *lua.Request) { s.amends.Add(lua.Cancel, r, 0) },
+	})
 	s.chain = newChain(parts{
 		view: view, events: s.events, client: s.client, slog: s.log, metrics: reg,
 		intake:  intake.Config{MaxBody: s.cfg.MaxBody, CountryHeader: s.cfg.CountryHeader, ClientIPHeader: s.cfg.ClientIPHeader},
 		forward: forward.Config{Drain: s.cfg.Drain, MaxResponse: s.cfg.MaxResponse},
 		limits: ratelimit.Options{
 			Store: admissions, Policies: &policies{view: view, store: s.store}, Amends: s.amends, Leases: s.leases,
-			Budgets: budget.New(budget.Options{Epochs: s.installs, Producer: s.spool.ProducerID(), Metrics: reg}),
+			Budgets: budget.New(budget.Options{Epochs: s.installs, Producer: s.spool.ProducerID(), Leases: s.budgets, Metrics: reg}),
 			Proxies: s.rebuild.Living, Log: s.log, Metrics: reg,
 		},
 	})
@@ -179,6 +184,7 @@ func (s *Server) Run(ctx context.Context) error {
 	beat.Go(func() error { return s.rebuild.Run(beating) })
 	beat.Go(func() error { return s.amends.Run(beating) })
 	beat.Go(func() error { return s.leases.Run(beating) })
+	beat.Go(func() error { return s.budgets.Run(beating) })
 	beat.Go(func() error { return s.installs.Run(beating) })
 	count.Go(func() { s.events.Run(counting) })
 	front.Go(func() error { return s.follower.Run(ctx) })

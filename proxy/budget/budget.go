@@ -4,7 +4,9 @@ package budget
 
 import (
 	"context"
+	"math"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -27,6 +29,7 @@ type Epochs interface {
 type Budgets struct {
 	epochs   Epochs
 	producer string
+	leases   *Leases
 	compiled sync.Map // workspace id → *rules
 	metrics  metrics
 }
@@ -36,12 +39,14 @@ type Options struct {
 	Epochs Epochs
 	// Producer is the id of this process, under which it reserves.
 	Producer string
-	Metrics  prometheus.Registerer
+	// Leases are what this process has reserved in advance; nil: nothing ever.
+	Leases  *Leases
+	Metrics prometheus.Registerer
 }
 
 // New returns the budgets.
 func New(o Options) *Budgets {
-	return &Budgets{epochs: o.Epochs, producer: o.Producer, metrics: newMetrics(o.Metrics)}
+	return &Budgets{epochs: o.Epochs, producer: o.Producer, leases: o.Leases, metrics: newMetrics(o.Metrics)}
 }
 
 // Held is what one call reserves. Its zero value is of a call that reserves nothing.
@@ -50,13 +55,33 @@ type Held struct {
 	subjects []string
 	// hard says that one of the budgets is.
 	hard bool
+	// compiled are the rules that these are of, and pool the leases of their balances where all of them are leased. share is what the call has taken from one.
+	compiled *rules
+	pool     *pool
+	share    share
 }
 
 // Any reports whether a budget applies.
 func (h *Held) Any() bool { return len(h.rules) > 0 }
 
-// Reset forgets everything but its room.
+// Leased reports whether what is held was taken from a lease.
+func (h *Held) Leased() bool { return h.share.lease != nil }
+
+// percent is the least part of a limit that leases of these budgets may hold; 0 where one of them is not leased.
+func (h *Held) percent() int32 {
+	least := int32(math.MaxInt32)
+	for _, r := range h.rules {
+		least = min(least, r.percent)
+	}
+	return least
+}
+
+// Opened says that the reservation stands in the log, or that it never will: what was taken from a lease goes back to it.
+func (h *Held) Opened(opened bool) { h.share.done(opened) }
+
+// Reset forgets everything but its room. What was taken from a lease goes back to it.
 func (h *Held) Reset() {
+	h.share.done(false)
 	clear(h.rules)
 	*h = Held{rules: h.rules[:0], subjects: h.subjects[:0]}
 }
@@ -69,7 +94,8 @@ func (b *Budgets) Collect(c *call.Call, h *Held, r *lua.Request) error {
 	if len(c.Workspace.Document.GetBudgets()) == 0 || c.Quote.Bounded && c.Quote.Bound == 0 {
 		return nil // what costs nothing is not held up by an empty budget
 	}
-	list := b.rules(c.Workspace).list
+	h.compiled = b.rules(c.Workspace)
+	list := h.compiled.list
 	for i := range list {
 		subject, ok := list[i].where.Of(c)
 		if !ok {
@@ -89,6 +115,34 @@ func (b *Budgets) Collect(c *call.Call, h *Held, r *lua.Request) error {
 	b.note(c, h)
 	r.Producer = b.producer
 	return nil
+}
+
+// Take takes what the call holds from a lease where all of its budgets are leased, and reports whether it could: then nothing is to be asked of Redis for
+// them. Where it could not, the request may carry an ask for a lease, and Answered is to be called with the answer.
+func (b *Budgets) Take(c *call.Call, h *Held, r *lua.Request) bool {
+	if b.leases == nil || h.percent() == 0 || !c.Quote.Bounded || !b.leases.take(c, h, r) {
+		return false
+	}
+	c.Lease = &h.share
+	r.Holds = r.Holds[:0]
+	return true
+}
+
+// Answered takes what Redis said to a request since Take. After it the request carries no ask where Redis has answered.
+func (b *Budgets) Answered(c *call.Call, h *Held, r *lua.Request, sent time.Time, d *lua.Decision, err error) {
+	if h.pool != nil {
+		b.leases.answered(h.pool, h.compiled, r, c.Holds, sent, d, err)
+	}
+}
+
+// Show adds to a decision what the budgets of a lease have shown, and to which grant they belong.
+func (h *Held) Show(d *lua.Decision) {
+	d.Held, d.Epoch, d.Op = h.share.lease.held, h.share.lease.epoch, 0
+}
+
+// NowUS is Redis' clock as the lease knows it, in µs.
+func (h *Held) NowUS(now time.Time) int64 {
+	return h.share.lease.nowUS + now.Sub(h.share.lease.received).Microseconds()
 }
 
 // Enter sets the least epoch that the request may use. An error matches lua.ErrUnavailable: this process may use none yet.
@@ -168,8 +222,11 @@ func (b *Budgets) Locally(c *call.Call, h *Held, us int64) {
 	b.metrics.local.Inc()
 }
 
-// Closed reports whether the call must not be served while Redis cannot decide, and by which budget.
+// Closed reports whether the call must not be served while Redis cannot decide, and by which budget. What a lease holds is decided.
 func (h *Held) Closed() (budget string, closed bool) {
+	if h.Leased() {
+		return "", false
+	}
 	for _, r := range h.rules {
 		if r.closed {
 			return r.policy.GetId(), true

@@ -24,3 +24,19 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		fitted:    counter("fitted_total", "Requests whose maximum of output tokens was lowered to what a budget had room for."),
 	}
 }
+
+type leaseMetrics struct{ asks, granted, returned, requests prometheus.Counter }
+
+func newLeaseMetrics(reg prometheus.Registerer) leaseMetrics {
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "rateguard_proxy_budget_leases_" + name, Help: help})
+		reg.MustRegister(c)
+		return c
+	}
+	return leaseMetrics{
+		asks:     counter("asks_total", "Calls to the store that asked for a lease of budgets."),
+		granted:  counter("nano_usd_total", "What this proxy got of budgets to spend without the store."),
+		returned: counter("returned_nano_usd_total", "What it gave back of that."),
+		requests: counter("requests_total", "Requests whose budgets were decided by a lease."),
+	}
+}

@@ -18,6 +18,8 @@ type rule struct {
 	where  call.Scope
 	// closed says that nothing is served while Redis cannot decide.
 	hard, closed bool
+	// percent is how much of the limit all leases together may hold; 0: it is not leased.
+	percent int32
 	// field is the balance of a budget that has but one.
 	field string
 	// alerts are the thresholds in permille of the limit, ascending. All holds share them.
@@ -30,11 +32,24 @@ type rules struct {
 	list      []rule
 }
 
+// budget returns the rule of a budget; nil: there is none.
+func (r *rules) budget(id string) *rule {
+	for i := range r.list {
+		if r.list[i].policy.GetId() == id {
+			return &r.list[i]
+		}
+	}
+	return nil
+}
+
 func newRules(w *call.Workspace) *rules {
 	out := &rules{workspace: w}
 	for _, b := range w.Document.GetBudgets() {
 		// Whatever is not "soft" is hard, and what is not "open" is closed: a word that this release does not know must not let requests through.
 		r := rule{policy: b, where: call.NewScope(b.GetScope(), b.GetMatch()), hard: b.GetEnforcement() != Soft, alerts: permille(b.GetAlertAt())}
+		if b.GetMode() == leased {
+			r.percent = b.GetLeasePercent()
+		}
 		r.closed = r.hard || b.GetOnStoreFailure() != failOpen
 		if r.where.One() {
 			r.field = keyspace.Balance(b.GetId(), b.GetGeneration(), "")
@@ -60,6 +75,7 @@ func permille(thresholds []float64) []uint32 {
 const (
 	// Soft budgets count and refuse nothing.
 	Soft     = "soft"
+	leased   = "leased"
 	failOpen = "open"
 	total    = "total"
 )

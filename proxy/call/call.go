@@ -61,6 +61,8 @@ type Call struct {
 	Epoch  uint64
 	Op     uint64
 	Checks []*rateguardv1.Check
+	// Lease is what the holds are taken from; nil: they were reserved for this call. Writer: ratelimit.
+	Lease Lease
 
 	// Grant is what the limits gave, to be settled when the end stands in the log; nil: nothing. LimitHeaders go out with every answer.
 	// Writer: ratelimit.
@@ -75,6 +77,14 @@ type Call struct {
 	OpenedAt      time.Time
 	LogGeneration uint64
 	Ended         bool
+}
+
+// Lease is what its process has reserved of budgets for calls to come.
+type Lease interface {
+	// ID is that of its own reservation.
+	ID() string
+	// Open calls do, which appends the opening of a reservation that is taken from it, or returns an error where it has ended.
+	Open(do func() error) error
 }
 
 // Grant is what a call holds of the limits of its workspace.

@@ -92,13 +92,7 @@ func (e *Emitter) Open(c *call.Call) error {
 	c.OpenedAt = time.Now()
 	record, err := e.record(c, topics.Costs, headersOpened, opened(c))
 	if err == nil {
-		err = e.gate.Open(c.Workspace.ID, c.Epoch, func() error {
-			g, err := e.log.AppendOpen(record)
-			c.LogGeneration = uint64(g)
-			return err
-		})
-		// The frame stands in the log although its sync failed: it has to be ended.
-		c.Opened = err == nil || errors.Is(err, spool.ErrUnsynced)
+		c.LogGeneration, c.Opened, err = e.appendOpen(c.Workspace.ID, c.Epoch, c.Lease, record)
 	}
 	if err != nil {
 		e.metrics.refused.Inc()
@@ -110,6 +104,67 @@ func (e *Emitter) Open(c *call.Call) error {
 		}
 	}
 	return nil
+}
+
+// appendOpen appends an opening where its epoch and its lease, nil for none, still count. The frame can stand in the log although its sync failed: then
+// opened is true, and it has to be ended.
+func (e *Emitter) appendOpen(workspace string, epoch uint64, lease call.Lease, record spool.Record) (generation uint64, opened bool, err error) {
+	var unsynced error
+	do := func() error {
+		g, err := e.log.AppendOpen(record)
+		generation = uint64(g)
+		if errors.Is(err, spool.ErrUnsynced) {
+			unsynced, err = err, nil
+		}
+		return err
+	}
+	if lease != nil {
+		err = e.gate.Open(workspace, epoch, func() error { return lease.Open(do) })
+	} else {
+		err = e.gate.Open(workspace, epoch, do)
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	return generation, true, unsynced
+}
+
+// OpenLease appends the opening of a lease. The generation is for EndLease. After an error nothing may be taken from it.
+func (e *Emitter) OpenLease(workspace string, o *rateguardv1.ReservationOpened) (uint64, error) {
+	record, err := leaseRecord(workspace, o.GetReservationId()+"/opened", headersOpened, &rateguardv1.Event{
+		OccurredAtUnixUs: o.GetSubject().GetOpenedAtUnixUs(), Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: o},
+	})
+	if err != nil {
+		return 0, err
+	}
+	generation, opened, err := e.appendOpen(workspace, o.GetEpoch(), nil, record)
+	if opened {
+		err = nil // the disk says it again to every request
+	}
+	return generation, err
+}
+
+// EndLease appends the end of a lease. After an error it has not ended.
+func (e *Emitter) EndLease(workspace string, generation uint64, o *rateguardv1.Outcome) error {
+	record, err := leaseRecord(workspace, o.GetReservationId()+"/end", headersLeaseEnded, &rateguardv1.Event{
+		OccurredAtUnixUs: time.Now().UnixMicro(), Body: &rateguardv1.Event_LeaseEnded{LeaseEnded: &rateguardv1.LeaseEnded{Outcome: o}},
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.log.AppendEnd(spool.Generation(generation), record); err != nil && !errors.Is(err, spool.ErrUnsynced) {
+		return err
+	}
+	return nil
+}
+
+func leaseRecord(workspace, id string, headers []envelope.Header, event *rateguardv1.Event) (spool.Record, error) {
+	event.Id, event.WorkspaceId = id, workspace
+	value, err := envelope.Encode(event)
+	if err != nil {
+		return spool.Record{}, err
+	}
+	return spool.Record{Topic: topics.Costs, Key: workspace, Value: value, Headers: headers}, nil
 }
 
 // End appends the frame that ends the request: the outcome where it was opened, and its row. Then the limits get back what was not used. It

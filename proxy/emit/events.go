@@ -10,12 +10,13 @@ import (
 
 // Headers of each type of event, made once: finding the name of a body costs more than the rest of a record.
 var (
-	headersOpened  = headers(&rateguardv1.Event{Body: &rateguardv1.Event_ReservationOpened{}})
-	headersSettled = headers(&rateguardv1.Event{Body: &rateguardv1.Event_CostSettled{}})
-	headersVoided  = headers(&rateguardv1.Event{Body: &rateguardv1.Event_ReservationVoided{}})
-	headersExpired = headers(&rateguardv1.Event{Body: &rateguardv1.Event_ReservationExpired{}})
-	headersRow     = headers(&rateguardv1.Event{Body: &rateguardv1.Event_RequestRecorded{}})
-	headersDenials = headers(&rateguardv1.Event{Body: &rateguardv1.Event_DenialsAggregated{}})
+	headersOpened     = headers(&rateguardv1.Event{Body: &rateguardv1.Event_ReservationOpened{}})
+	headersSettled    = headers(&rateguardv1.Event{Body: &rateguardv1.Event_CostSettled{}})
+	headersVoided     = headers(&rateguardv1.Event{Body: &rateguardv1.Event_ReservationVoided{}})
+	headersExpired    = headers(&rateguardv1.Event{Body: &rateguardv1.Event_ReservationExpired{}})
+	headersRow        = headers(&rateguardv1.Event{Body: &rateguardv1.Event_RequestRecorded{}})
+	headersLeaseEnded = headers(&rateguardv1.Event{Body: &rateguardv1.Event_LeaseEnded{}})
+	headersDenials    = headers(&rateguardv1.Event{Body: &rateguardv1.Event_DenialsAggregated{}})
 )
 
 func headers(e *rateguardv1.Event) []envelope.Header {
@@ -48,6 +49,9 @@ func event(c *call.Call, suffix string, at time.Time) *rateguardv1.Event {
 func opened(c *call.Call) *rateguardv1.Event {
 	o := &rateguardv1.ReservationOpened{
 		ReservationId: call.ReservationID(c), Subject: subject(c), Holds: c.Holds, Epoch: c.Epoch, Op: c.Op, Context: c.Context,
+	}
+	if c.Lease != nil {
+		o.LeaseId = c.Lease.ID()
 	}
 	if c.Quote.Bounded {
 		o.BoundNanoUsd = (*int64)(&c.Quote.Bound)

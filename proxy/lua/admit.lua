@@ -64,14 +64,14 @@ end
 
 -- leaseOf returns how much a lease gets of each budget: no more than an eighth of what is left of a hard one, so that requests that ask here find room
 -- close to the limit, and of what all leases may hold together.
-local function leaseOf(budgets, state, count)
+local function leaseOf(budgets, state)
   local units, share = tonumber(ARGV[13]), tonumber(ARGV[15])
-  for i = 1, count do
+  for i = 1, #budgets do
     local b = budgets[i]
     if b.hard then
       units = min(units, floor((b.limit - b.posted - b.reserved) / 8))
     end
-    units = min(units, floor(b.limit / 100) * share - tonumber(state[8 + count + i] or 0))
+    units = min(units, floor(b.limit / 100) * share - tonumber(state[8 + #budgets + i] or 0))
   end
   return units >= tonumber(ARGV[14]) and units or 0
 end
@@ -88,13 +88,13 @@ end
 
 -- The identity is read here, as a check at dial would miss a node that was demoted and promoted again. Where a store has none, its life names it.
 local identity = server()
-local count = tonumber(ARGV[7])
-local budgets = holds(15, count, now)
+local asked = tonumber(ARGV[7])
+local budgets = holds(15, asked, now)
 local fields = { 'life', 'pv', 'day' }
-if count > 0 then
+if asked > 0 then
   fields = { 'life', 'pv', 'day', 'epoch', 'op', 'n', 'f' .. ARGV[9], 'who' }
-  for i = 1, budgets and count or 0 do
-    fields[8 + i], fields[8 + count + i] = budgets[i].field, 'q' .. budgets[i].field
+  for i = 1, budgets and asked or 0 do
+    fields[8 + i], fields[8 + asked + i] = budgets[i].field, 'q' .. budgets[i].field
   end
 end
 local state = redis.call('HMGET', KEYS[1], unpack(fields))
@@ -113,7 +113,7 @@ if not budgets then
   return { 11, now }
 end
 local epoch, op = tonumber(state[4] or 0), tonumber(state[5] or 0)
-if count > 0 then
+if asked > 0 then
   if state[7] then
     return { 10, now }
   end
@@ -125,7 +125,7 @@ if count > 0 then
   end
 end
 
-local all = limits(count > 0 and 15 + HOLD * count or 7, 3)
+local all = limits(asked > 0 and 15 + HOLD * asked or 7, 3)
 local names = { KEYS[2] }
 for i = 1, #all do
   names[i + 1] = all[i].key
@@ -180,7 +180,7 @@ for i = 1, #all do
   end
 end
 
-for i = 1, count do
+for i = 1, #budgets do
   local b = budgets[i]
   b.posted, b.reserved, b.confirmed = balance(state[8 + i] or nil)
   b.stands = 0
@@ -246,11 +246,11 @@ end
 for i = 1, #lent do
   reply[#reply + 1] = lent[i]
 end
-if count > 0 then
+if asked > 0 then
   local set, n, made = {}, tonumber(state[6] or 0), op
   if admitted and budgets[1].amount > 0 then
     local entry = 'o 0 ' .. ARGV[9]
-    for i = 1, count do
+    for i = 1, #budgets do
       local b = budgets[i]
       b.reserved = b.reserved + b.amount
       entry = entry .. format(' %s %.0f', b.field, b.amount)
@@ -260,10 +260,10 @@ if count > 0 then
   end
   local units, granted = 0, made
   if admitted and ARGV[12] ~= '' and n + made - op < tonumber(ARGV[11]) then
-    units = leaseOf(budgets, state, count)
+    units = leaseOf(budgets, state)
     if units > 0 then
       local entry, pairs = 'l 0 ' .. ARGV[9], {}
-      for i = 1, count do
+      for i = 1, #budgets do
         entry = entry .. format(' %s %.0f', budgets[i].field, units)
         pairs[i] = { budgets[i].field, units }
       end
@@ -273,14 +273,14 @@ if count > 0 then
     end
   end
   if granted > op then
-    for i = 1, count do
+    for i = 1, #budgets do
       local b = budgets[i]
       set[#set + 1], set[#set + 2] = b.field, balanceText(b.posted, b.reserved + units, b.confirmed)
     end
     redis.call('HSET', KEYS[1], 'op', format('%.0f', granted), 'n', format('%.0f', n + granted - op), unpack(set))
   end
   reply[#reply + 1], reply[#reply + 2] = epoch, made
-  for i = 1, count do
+  for i = 1, #budgets do
     local b, r = budgets[i], #reply
     reply[r + 1], reply[r + 2], reply[r + 3], reply[r + 4] = b.start, b.posted, b.reserved, b.stands
   end

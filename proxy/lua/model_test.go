@@ -240,7 +240,7 @@ func (d *driver) set(now int64) {
 // admission returns the call that decides a reservation.
 func admission(id string, takes ...lua.Take) (keys []string, args []any) {
 	keys = []string{keyspace.State("ws"), keyspace.Mark("ws", id), keyspace.Revoked("ws")}
-	args = []any{"", "", 1, 0, 0, "key", id, "", 0, 0, 0}
+	args = []any{"", "", 1, 0, 0, "key", 0}
 	for i := range takes {
 		keys, args = takes[i].AppendKeys(keys), takes[i].AppendArgs(args, 0)
 	}

@@ -65,7 +65,10 @@ func (s *RateLimit) without(c *call.Call, g *grant, cause error) (time.Duration,
 	s.metrics.local.Inc()
 	g.local = true
 	c.Grant = g // for what budgets make of its cost
-	if g.held.Any() {
+	if g.held.Leased() {
+		g.held.Show(&d)
+		s.budgets.Decided(c, &g.held, &d, decidedByLease)
+	} else if g.held.Any() {
 		s.budgets.Locally(c, &g.held, d.NowUS)
 	}
 	if len(g.rules) > 0 {

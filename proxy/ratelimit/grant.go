@@ -48,7 +48,7 @@ func (g *grant) reset(s *RateLimit, c *call.Call) {
 	g.step, g.rules, g.atUS, g.local, g.unreserved, g.leased, g.byLease = s, g.rules[:0], 0, false, false, false, false
 	g.held.Reset()
 	c.Checks, c.Grant = nil, nil
-	c.Holds, c.Epoch, c.Op = nil, 0, 0
+	c.Holds, c.Epoch, c.Op, c.Lease = nil, 0, 0, nil
 }
 
 func (g *grant) free() {
@@ -64,6 +64,7 @@ func (g *grant) free() {
 // what was not used, and takes what was used above; budgets post its cost instead of its bound. One try: limits leak out by themselves, and budgets are
 // brought up to the log by who reads it. What is taken of budgets without a word in the log is cancelled until that is acknowledged.
 func (g *grant) Settle(c *call.Call) {
+	g.held.Opened(c.Opened)
 	if g.held.Any() && c.Opened && g.step.budgets.Settled(c) {
 		g.step.log.Warn("a request cost more than it had reserved", slog.String("workspace", c.Workspace.ID), slog.String("request_id", c.ID),
 			slog.String("model", c.Asked.Model), slog.String("bound_usd", c.Quote.Bound.String()), slog.String("cost_usd", c.Result.Cost.String()))

@@ -145,12 +145,21 @@ func (s *RateLimit) ask(c *call.Call, g *grant) (lua.Decision, error) {
 	if !g.held.Any() {
 		return s.admit(c, g)
 	}
-	err := s.budgets.Enter(&g.request)
-	if err == nil {
-		var d lua.Decision
-		if d, err = s.admit(c, g); err == nil || !lua.Unreserved(err) {
-			return d, err
+	if s.budgets.Take(c, &g.held, &g.request) {
+		d, err := s.admit(c, g)
+		if err == nil {
+			g.held.Show(&d)
 		}
+		return d, err
+	}
+	var d lua.Decision
+	sent, err := time.Now(), s.budgets.Enter(&g.request)
+	if err == nil {
+		d, err = s.admit(c, g)
+	}
+	s.budgets.Answered(c, &g.held, &g.request, sent, &d, err)
+	if err == nil || !lua.Unreserved(err) {
+		return d, err
 	}
 	if _, closed := g.held.Closed(); closed {
 		return lua.Decision{}, err
@@ -171,6 +180,10 @@ func (s *RateLimit) ask(c *call.Call, g *grant) (lua.Decision, error) {
 
 // admit decides by what is held of the limits, else by the store.
 func (s *RateLimit) admit(c *call.Call, g *grant) (lua.Decision, error) {
+	if len(g.request.Takes) == 0 && g.held.Leased() {
+		now := time.Now()
+		return lua.Decision{Admitted: true, NowUS: g.held.NowUS(now), Received: now}, nil
+	}
 	if !g.leased {
 		return s.store.Admit(c.Request.Context(), &g.request)
 	}
@@ -266,6 +279,8 @@ func (s *RateLimit) decided(c *call.Call, g *grant, d *lua.Decision) (time.Durat
 	switch {
 	case g.unreserved:
 		s.budgets.Locally(c, &g.held, d.NowUS)
+	case g.held.Leased():
+		s.budgets.Decided(c, &g.held, d, decidedByLease)
 	case g.held.Any():
 		s.budgets.Decided(c, &g.held, d, decidedByRedis)
 	}

@@ -46,7 +46,7 @@ func (r *Rebuilder) close(ctx context.Context, c closing) error {
 			return err
 		}
 	}
-	sc, err := r.newScanner(status, shown)
+	sc, err := r.newScanner(status, shown, c.complete)
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (r *Rebuilder) close(ctx context.Context, c closing) error {
 		err := sc.toEnd(ctx)
 		if errors.Is(err, errNoGeneration) {
 			r.log.Warn("reading a producer from its start", slog.String("producer_id", status.GetProducerId()), slog.Uint64("generation", status.GetGeneration()))
-			whole, err := r.newScanner(sinceStart(status), shown)
+			whole, err := r.newScanner(sinceStart(status), shown, c.complete)
 			if err != nil {
 				return err
 			}
@@ -177,8 +177,11 @@ func (r *Rebuilder) leftovers(s *state) ([]spool.Record, error) {
 		w := s.workspaces[id]
 		for _, o := range w.ends() {
 			e := &rateguardv1.Event{Body: &rateguardv1.Event_ReservationExpired{ReservationExpired: &rateguardv1.ReservationExpired{Outcome: o}}}
-			if o.GetKind() == rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED {
+			switch {
+			case o.GetKind() == rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED:
 				e.Body = &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{Outcome: o}}
+			case o.GetKind() == rateguardv1.OutcomeKind_OUTCOME_KIND_VOIDED:
+				e.Body = &rateguardv1.Event_LeaseEnded{LeaseEnded: &rateguardv1.LeaseEnded{Outcome: o}} // nothing else ends so here
 			}
 			if err := add(topics.Costs, id, o.GetReservationId(), e); err != nil {
 				return nil, err

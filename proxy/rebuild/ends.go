@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/rateguard/rateguard/proxy/lua"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
@@ -16,13 +17,30 @@ import (
 func (w *workspace) ends() []*rateguardv1.Outcome {
 	var ends []*rateguardv1.Outcome
 	for _, id := range sorted(w.calls) {
-		ends = append(ends, w.calls[id].ends()...)
+		ends = append(ends, w.calls[id].ends(w)...)
 	}
 	return ends
 }
 
+// lease ends what is left of a lease. Where openings may be missing nobody knows what was taken of it, so that all of it is charged.
+func (w *workspace) lease(o *rateguardv1.ReservationOpened) *rateguardv1.Outcome {
+	out := &rateguardv1.Outcome{
+		ReservationId: o.GetReservationId(), Revision: 1, Subject: o.GetSubject(), Lease: true,
+		Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_VOIDED, CostNanoUsd: new(int64),
+	}
+	for _, h := range o.GetHolds() {
+		left := proto.CloneOf(h)
+		left.AmountNanoUsd -= w.taken[o.GetReservationId()]
+		out.Holds = append(out.Holds, left)
+		if !w.complete && left.GetAmountNanoUsd() > 0 {
+			out.Kind, out.Estimated, out.CostNanoUsd = rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, true, proto.Int64(left.GetAmountNanoUsd())
+		}
+	}
+	return out
+}
+
 // ends of one request: what its row says where there is one, else the cost of an unknown outcome.
-func (c *call) ends() []*rateguardv1.Outcome {
+func (c *call) ends(w *workspace) []*rateguardv1.Outcome {
 	row := c.row
 	if row == nil {
 		row = c.refused
@@ -45,6 +63,10 @@ func (c *call) ends() []*rateguardv1.Outcome {
 			continue
 		}
 		o := a.opened
+		if o.GetLease() {
+			ends = append(ends, w.lease(o))
+			continue
+		}
 		out := &rateguardv1.Outcome{
 			ReservationId: id, Revision: 1, Subject: o.GetSubject(), Holds: o.GetHolds(), BoundNanoUsd: o.BoundNanoUsd,
 			Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, CostNanoUsd: o.UnknownCostNanoUsd, Estimated: true,
@@ -141,7 +163,7 @@ func unshipped(e *lua.Entry) *rateguardv1.Outcome {
 	n, _ := strconv.ParseUint(attempt, 10, 32) // what is no number is the attempt 0
 	out := &rateguardv1.Outcome{
 		ReservationId: e.ID, Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, Estimated: true,
-		Subject: &rateguardv1.Subject{RequestId: request, Attempt: uint32(n), OpenedAtUnixUs: madeAt(request)},
+		Subject: &rateguardv1.Subject{RequestId: request, Attempt: uint32(n), OpenedAtUnixUs: madeAt(request)}, Lease: e.Lease,
 	}
 	cost := e.CostNano
 	if e.Settled {

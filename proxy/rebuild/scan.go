@@ -34,9 +34,9 @@ type scanner struct {
 	unknown map[int32]bool
 }
 
-func (r *Rebuilder) newScanner(status *rateguardv1.ProducerStatus, shown *held) (*scanner, error) {
+func (r *Rebuilder) newScanner(status *rateguardv1.ProducerStatus, shown *held, complete bool) (*scanner, error) {
 	sc := &scanner{
-		state: newState(status, shown.entries), unknown: make(map[int32]bool),
+		state: newState(status, shown.entries, complete), unknown: make(map[int32]bool),
 		next: map[string]map[int32]int64{
 			topics.Costs.Name: status.GetCostsOffsets(), topics.Requests.Name: status.GetRequestsOffsets(),
 		},

@@ -34,6 +34,8 @@ type state struct {
 	// held is what Redis shows of the producer and the log does not, by workspace and reservation. What is neither opened nor ended when
 	// the log is read was never shipped.
 	held map[string]map[string]lua.Entry
+	// complete: the log has all that the producer ever opened, so that nothing was sent for what is left of its leases.
+	complete bool
 }
 
 // place is where a record stands: its partition, and when it was appended to its spool (µs). Both records of an end say the same time.
@@ -50,8 +52,11 @@ type workspace struct {
 	shown uint64
 	// calls are the forwarded requests that still lack an end or a row.
 	calls map[string]*call
-	// held is state.held of this workspace.
-	held map[string]lua.Entry
+	// held is state.held of this workspace, and complete state.complete.
+	held     map[string]lua.Entry
+	complete bool
+	// taken is what reservations have taken from each hold of a lease, by its id, in nano-USD.
+	taken map[string]int64
 }
 
 // call is one forwarded request: its reservations and its row.
@@ -72,12 +77,13 @@ type attempt struct {
 	unshipped bool
 }
 
-func newState(status *rateguardv1.ProducerStatus, held map[string]map[string]lua.Entry) *state {
+func newState(status *rateguardv1.ProducerStatus, held map[string]map[string]lua.Entry, complete bool) *state {
 	own := make(map[string]map[string]lua.Entry, len(held)) // reading takes entries out
 	for ws, entries := range held {
 		own[ws] = maps.Clone(entries)
 	}
 	return &state{
+		complete: complete,
 		producer: status.GetProducerId(), generation: status.GetGeneration(), held: own, workspaces: make(map[string]*workspace),
 		trimmed: make(map[int32]int64), begun: make(map[int32]bool), bases: make(map[string]*rateguardv1.WorkspaceMarks),
 	}
@@ -87,7 +93,7 @@ func (s *state) workspace(key string, at place) *workspace {
 	w := s.workspaces[key]
 	if w == nil {
 		_, trimmed := s.trimmed[at.partition] // a workspace has one partition number in both topics
-		w = &workspace{calls: make(map[string]*call), trimmed: trimmed, held: s.held[key]}
+		w = &workspace{calls: make(map[string]*call), trimmed: trimmed, held: s.held[key], complete: s.complete, taken: make(map[string]int64)}
 		base := s.bases[key]
 		w.costs.begin(base.GetCosts())
 		w.requests.begin(base.GetRequests())
@@ -192,6 +198,8 @@ func (s *state) apply(topic, key string, at place, e *rateguardv1.Event) {
 		s.ownEnd(w, at, e, b.ReservationVoided.GetOutcome())
 	case *rateguardv1.Event_ReservationExpired:
 		s.ownEnd(w, at, e, b.ReservationExpired.GetOutcome())
+	case *rateguardv1.Event_LeaseEnded:
+		w.end(b.LeaseEnded.GetOutcome())
 	case *rateguardv1.Event_RequestRecorded:
 		w.record(b.RequestRecorded, refused)
 	default: // not part of a request's life
@@ -222,6 +230,8 @@ func (s *state) endHeld(workspace string, e *rateguardv1.Event) {
 		o = b.ReservationVoided.GetOutcome()
 	case *rateguardv1.Event_ReservationExpired:
 		o = b.ReservationExpired.GetOutcome()
+	case *rateguardv1.Event_LeaseEnded:
+		o = b.LeaseEnded.GetOutcome()
 	default: // ends nothing
 	}
 	delete(s.held[workspace], o.GetReservationId())
@@ -264,6 +274,9 @@ func (w *workspace) show(c *call) {
 }
 
 func (w *workspace) open(o *rateguardv1.ReservationOpened) {
+	if id := o.GetLeaseId(); id != "" && len(o.GetHolds()) > 0 {
+		w.taken[id] += o.GetHolds()[0].GetAmountNanoUsd()
+	}
 	c := w.call(o.GetSubject().GetRequestId())
 	a := c.attempts[o.GetReservationId()]
 	if a == nil {
@@ -293,6 +306,13 @@ func (w *workspace) end(o *rateguardv1.Outcome) {
 		a.end = o
 	}
 	w.ended(o.GetReservationId())
+	if o.GetLease() {
+		delete(w.taken, o.GetReservationId())
+		if o.GetCostNanoUsd() == 0 {
+			delete(w.calls, id) // it was no request and cost nothing: it has no row
+			return
+		}
+	}
 	w.prune(id, c)
 }
 
