@@ -53,18 +53,24 @@ func NewHandler(c HandlerConfig) (h http.Handler, background []func(context.Cont
 		wants, places = lua.NewWants(c.Store.Client()), lua.NewBalances(c.Store)
 	}
 	installs := epoch.NewInstalls(c.Gate, wants, places, c.Slog)
-	limits.Budgets = budget.New(budget.Options{Epochs: installs, Producer: c.Producer, Metrics: reg})
+	events := emit.New(c.Log, c.Gate, c.Slog, reg)
+	var leases *budget.Leases
 	if c.Store != nil {
 		admissions := lua.NewAdmissions(c.Store, reg)
+		leases = budget.NewLeases(budget.LeaseOptions{
+			Store: admissions, Log: events, Epochs: installs, Producer: c.Producer, Slog: c.Slog, Metrics: reg,
+			Cancel: func(r *lua.Request) { limits.Amends.Add(lua.Cancel, r, 0) },
+		})
 		limits.Store, limits.Policies = admissions, &policies{view: c.View, store: c.Store}
 		limits.Amends = ratelimit.NewAmends(admissions, c.Slog, reg)
 		limits.Leases = ratelimit.NewLeases(ratelimit.LeaseConfig{
 			Holder: call.NewID(time.Now()), Store: admissions, Log: c.Slog, Metrics: reg,
 		})
-		background = append(background, limits.Amends.Run, limits.Leases.Run, installs.Run)
+		background = append(background, limits.Amends.Run, limits.Leases.Run, leases.Run, installs.Run)
 	}
+	limits.Budgets = budget.New(budget.Options{Epochs: installs, Producer: c.Producer, Leases: leases, Metrics: reg})
 	s.chain = newChain(parts{
-		view: c.View, events: emit.New(c.Log, c.Gate, c.Slog, reg), client: client, slog: c.Slog, metrics: reg,
+		view: c.View, events: events, client: client, slog: c.Slog, metrics: reg,
 		intake:  intake.Config{MaxBody: c.MaxBody},
 		limits:  limits,
 		forward: forward.Config{Drain: c.Drain, MaxBuffered: c.Buffer, MaxResponse: c.MaxResponse},

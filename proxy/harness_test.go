@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/rateguard/rateguard/proxy"
 	"github.com/rateguard/rateguard/proxy/emit"
 	"github.com/rateguard/rateguard/proxy/epoch"
@@ -174,6 +176,7 @@ type rig struct {
 	url    string
 	log    *fakeLog
 	view   *policy.View
+	policy *rateguardv1.WorkspacePolicy
 	server *httptest.Server
 	// left hears of clients whose leaving the proxy has noticed; one that nobody waits for is dropped.
 	left chan struct{}
@@ -220,6 +223,7 @@ func newRig(t testing.TB, c rigConfig) *rig {
 		}
 		p.Routes = append(p.Routes, route)
 	}
+	r.policy = p
 	apply(t, r.view, topics.Policies.Name, workspace, &rateguardv1.Event{Body: &rateguardv1.Event_WorkspacePolicy{WorkspacePolicy: p}})
 	r.addKey(t, goodKey, &rateguardv1.KeyRecord{KeyId: "key_good"})
 	if c.maxBody == 0 {
@@ -252,6 +256,14 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	t.Cleanup(r.server.Close)
 	r.url = r.server.URL
 	return r
+}
+
+// setBudgets publishes the next version of the policy, with other budgets.
+func (r *rig) setBudgets(t testing.TB, budgets ...*rateguardv1.Budget) {
+	t.Helper()
+	r.policy = proto.CloneOf(r.policy)
+	r.policy.Version, r.policy.Budgets = r.policy.GetVersion()+1, budgets
+	apply(t, r.view, topics.Policies.Name, workspace, &rateguardv1.Event{Body: &rateguardv1.Event_WorkspacePolicy{WorkspacePolicy: r.policy}})
 }
 
 func (r *rig) addKey(t testing.TB, text string, k *rateguardv1.KeyRecord) {

@@ -158,7 +158,10 @@ func (s *Leases) refill(c *call.Call, p *pool, compiled *rules, of *lua.Request,
 	for i := range r.Holds {
 		r.Holds[i].Amount = 0
 	}
-	holds, ctx := c.Holds, context.WithoutCancel(c.Request.Context())
+	holds, ctx := make([]*rateguardv1.Hold, len(c.Holds)), context.WithoutCancel(c.Request.Context())
+	for i, h := range c.Holds { // the call goes on with its own
+		holds[i] = proto.CloneOf(h)
+	}
 	s.asks.Go(func() {
 		var known bool
 		if r.Epoch, known = s.epochs.Least(r.Workspace); !known {
