@@ -75,6 +75,11 @@ func (m *model) take(key string, e *rateguardv1.Event, at int64) {
 	switch b := e.GetBody().(type) {
 	case *rateguardv1.Event_ReservationOpened:
 		m.open[key][b.ReservationOpened.GetReservationId()] = true
+		if charged, ended := m.cost[key][b.ReservationOpened.GetLeaseId()]; ended {
+			m.cost[key][b.ReservationOpened.GetLeaseId()] = charged - amount
+		}
+	case *rateguardv1.Event_LeaseEnded:
+		end(b.LeaseEnded.GetOutcome())
 	case *rateguardv1.Event_CostSettled:
 		end(b.CostSettled.GetOutcome())
 	case *rateguardv1.Event_CostCorrected:
@@ -102,6 +107,8 @@ type life struct {
 	// sent are its numbered records in order.
 	sent []*rateguardv1.Event
 	open map[string][]string
+	// leases by workspace, and what is left of each; charged are those that a closing has charged.
+	leases, charged map[string]map[string]int64
 	// ended by its closings.
 	ended        map[string][]string
 	closedIn     map[string]bool
@@ -126,7 +133,10 @@ type chaos struct {
 func (c *chaos) begin() *life {
 	l := &life{
 		writer: c.p.producer(fmt.Sprintf("p%d", len(c.lives))), start: int64(len(c.p.events)), open: map[string][]string{},
-		ended: map[string][]string{}, closedIn: map[string]bool{},
+		ended: map[string][]string{}, closedIn: map[string]bool{}, leases: map[string]map[string]int64{}, charged: map[string]map[string]int64{},
+	}
+	for _, ws := range c.ws {
+		l.leases[ws], l.charged[ws] = map[string]int64{}, map[string]int64{}
 	}
 	l.started()
 	c.lives = append(c.lives, l)
@@ -167,6 +177,47 @@ func (c *chaos) openOne(l *life, ws string) string {
 	return id
 }
 
+func (c *chaos) lease(l *life, ws string) {
+	c.ids++
+	id, e := fmt.Sprintf("l%d", c.ids), (*rateguardv1.Event)(nil)
+	e = l.opening(ws, id, 5*amount)
+	e.GetReservationOpened().Lease, e.GetReservationOpened().BoundNanoUsd = true, nil
+	l.send(e)
+	l.leases[ws][id] = 5 * amount
+}
+
+// takeOne opens a reservation that takes from one of the leases; empty: none has enough.
+func (c *chaos) takeOne(l *life, ws string, leases map[string]int64) string {
+	for _, lease := range slices.Sorted(maps.Keys(leases)) {
+		if leases[lease] < amount {
+			continue
+		}
+		c.ids++
+		id := fmt.Sprintf("r%d", c.ids)
+		e := l.opening(ws, id, amount)
+		e.GetReservationOpened().LeaseId = lease
+		l.send(e)
+		leases[lease] -= amount
+		return id
+	}
+	return ""
+}
+
+// rest is what ends a lease.
+func rest(id string, left, cost int64) *rateguardv1.Outcome {
+	o := outcome(id, left, cost)
+	o.Lease, o.BoundNanoUsd = true, nil
+	return o
+}
+
+func (c *chaos) giveBack(l *life, ws string, leases map[string]int64) {
+	for _, id := range slices.Sorted(maps.Keys(leases)) {
+		l.send(l.next(ws, &rateguardv1.Event{Body: &rateguardv1.Event_LeaseEnded{LeaseEnded: &rateguardv1.LeaseEnded{Outcome: rest(id, leases[id], 0)}}}))
+		delete(leases, id)
+		return
+	}
+}
+
 func (c *chaos) settleOne(l *life, ws, id string) {
 	c.costs[ws][id] = c.Int64N(20)
 	l.send(l.settling(ws, id, amount, c.costs[ws][id]))
@@ -183,6 +234,12 @@ func (c *chaos) closeOne(l *life) {
 		for _, id := range l.open[ws] {
 			ends = append(ends, outcome(id, amount, amount))
 		}
+		for _, id := range slices.Sorted(maps.Keys(l.leases[ws])) {
+			left := l.leases[ws][id]
+			ends = append(ends, rest(id, left, left))
+			l.charged[ws][id] = left
+		}
+		clear(l.leases[ws])
 		if c.IntN(2) == 0 && l.seq[ws] > 1 {
 			closer.close(ws, l.id, l.seq[ws]-1, ends...)
 		}
@@ -206,7 +263,7 @@ func (c *chaos) closeOne(l *life) {
 
 func (c *chaos) act() {
 	ws := c.ws[c.IntN(len(c.ws))]
-	switch c.IntN(16) {
+	switch c.IntN(20) {
 	case 0:
 		if len(c.lives) < 12 {
 			c.begin()
@@ -252,6 +309,27 @@ func (c *chaos) act() {
 		}
 	case 15:
 		c.correct(ws)
+	case 16:
+		c.lease(c.alive(), ws)
+	case 17, 18:
+		l := c.alive()
+		if id := c.takeOne(l, ws, l.leases[ws]); id != "" {
+			l.open[ws] = append(l.open[ws], id)
+		}
+	case 19:
+		l := c.alive()
+		if c.IntN(2) == 0 {
+			c.giveBack(l, ws, l.leases[ws])
+			return
+		}
+		if l = c.pick(func(l *life) bool { return len(l.charged[ws]) > 0 }); l != nil { // a zombie's
+			l.late = true
+			if id := c.takeOne(l, ws, l.charged[ws]); id != "" {
+				c.settleOne(l, ws, id)
+			} else {
+				c.giveBack(l, ws, l.charged[ws])
+			}
+		}
 	}
 }
 
