@@ -185,6 +185,8 @@ type reservation struct {
 	req    *lua.Request
 	amount int64
 	in     spool.Generation
+	// lease is what it is taken from.
+	lease string
 }
 
 // budget is the one budget of each workspace: hard, in total.
@@ -243,7 +245,7 @@ func (r *reservation) open() error {
 		var err error
 		r.in, err = r.p.AppendOpen(record(r.p.w.tb, r.ws, &rateguardv1.Event{Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: &rateguardv1.ReservationOpened{
 			ReservationId: r.id, Subject: r.subject(), BoundNanoUsd: &r.amount, UnknownCostNanoUsd: &r.amount, Holds: []*rateguardv1.Hold{r.hold},
-			Epoch: r.grant.Epoch, Op: r.grant.Op,
+			Epoch: r.grant.Epoch, Op: r.grant.Op, LeaseId: r.lease,
 		}}}))
 		return err
 	})
@@ -321,6 +323,16 @@ func (w *world) ledger(ws string) map[string]int64 {
 			}
 			if o := e.GetCostSettled().GetOutcome(); o != nil {
 				costs[o.GetReservationId()] = o.GetCostNanoUsd()
+			}
+			if o := e.GetReservationOpened(); o.GetLeaseId() != "" {
+				if charged, ended := costs[o.GetLeaseId()]; ended {
+					costs[o.GetLeaseId()] = charged - o.GetHolds()[0].GetAmountNanoUsd()
+				}
+			}
+			if o := e.GetLeaseEnded().GetOutcome(); o != nil {
+				if _, charged := costs[o.GetReservationId()]; charged {
+					costs[o.GetReservationId()] = o.GetCostNanoUsd()
+				}
 			}
 			if c := e.GetProducerClosed(); c != nil && c.GetMark() == marks[c.GetProducerId()] && !closed[c.GetProducerId()] {
 				closed[c.GetProducerId()] = true
