@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -113,7 +114,9 @@ type Evaluator interface {
 type Admissions struct {
 	store         Evaluator
 	admit, adjust *Script
-	states        sync.Map // workspace → *Life
+	// admitHard is admit for requests under hard budgets.
+	admitHard *Script
+	states    sync.Map // workspace → *Life
 	// most is how many reservations a workspace may have in Redis.
 	most int
 	// restates counts the workspaces whose state was found to be another one.
@@ -127,7 +130,8 @@ type Life struct{ identity, state string }
 func NewAdmissions(store Evaluator, reg prometheus.Registerer) *Admissions {
 	a := &Admissions{
 		store: store, most: DefaultReservations,
-		admit: NewScript(bucketsSource + budgetsSource + admitSource), adjust: NewScript(bucketsSource + budgetsSource + adjustSource),
+		admit: NewScript(bucketsSource + budgetsSource + admitSource), admitHard: NewScript(bucketsSource + budgetsSource + admitSource).patiently(hardTimeout),
+		adjust: NewScript(bucketsSource + budgetsSource + adjustSource),
 		restates: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rateguard_proxy_store_states_lost_total", Help: "Workspaces whose state in Redis was found to be another one: wiped, or failed over.",
 		}),
@@ -144,13 +148,17 @@ func (a *Admissions) Admit(ctx context.Context, r *Request) (Decision, error) {
 	for i := range r.Takes {
 		keys = r.Takes[i].appendKeys(keys)
 	}
+	script := a.admit
+	if slices.ContainsFunc(r.Holds, func(h Hold) bool { return h.Hard }) {
+		script = a.admitHard
+	}
 	for range maxRestates {
 		known, _ := a.states.Load(r.Workspace)
 		at, _ := known.(*Life)
 		if at == nil {
 			at = &Life{}
 		}
-		reply, err := a.store.Eval(ctx, a.admit, keys, func(t Times) []any {
+		reply, err := a.store.Eval(ctx, script, keys, func(t Times) []any {
 			args := make([]any, 0, headArgs+budgetArgs+holdArgs*len(r.Holds)+15*len(r.Takes))
 			args = append(args, at.identity, at.state, r.PolicyVersion, t.EstimateUS, t.DeadlineUS, r.Key)
 			args = a.appendHolds(args, r, t.EstimateUS)
@@ -259,6 +267,9 @@ func decision(reply *Reply, r *Request, state Life) (Decision, error) {
 	}
 	return d, nil
 }
+
+// hardTimeout is how long a decision under a hard budget may take: where there is none the request is refused, which costs a client more than the wait.
+const hardTimeout = 500 * time.Millisecond
 
 // Adjustment is what happens to the takes of a reservation after its decision.
 type Adjustment string

@@ -19,6 +19,8 @@ type breaker struct {
 	mu    sync.Mutex
 	open  bool
 	cause Reason
+	// healed is closed when an open breaker closes.
+	healed chan struct{}
 	// life counts openings. The result of a call that began in an earlier one says nothing any more.
 	life          uint64
 	run           int
@@ -31,6 +33,24 @@ func (b *breaker) allow() (life uint64, cause Reason, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.life, b.cause, !b.open
+}
+
+// wait is allow for a call that is worth waiting for: an open breaker may close until done is.
+func (b *breaker) wait(done <-chan struct{}) (life uint64, cause Reason, ok bool) {
+	for {
+		b.mu.Lock()
+		life, cause, ok = b.life, b.cause, !b.open
+		healed := b.healed
+		b.mu.Unlock()
+		if ok {
+			return life, cause, ok
+		}
+		select {
+		case <-healed:
+		case <-done:
+			return life, cause, ok
+		}
+	}
 }
 
 // report takes the result of a call, cause empty for success, and returns whether it opened the breaker.
@@ -70,7 +90,7 @@ func (b *breaker) force(life uint64, cause Reason) bool {
 
 // trip opens. b.mu is held.
 func (b *breaker) trip(cause Reason) {
-	b.open, b.cause = true, cause
+	b.open, b.cause, b.healed = true, cause, make(chan struct{})
 	b.life++
 	b.run, b.calls, b.failed = 0, 0, 0
 }
@@ -79,5 +99,8 @@ func (b *breaker) trip(cause Reason) {
 func (b *breaker) heal() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.open {
+		close(b.healed)
+	}
 	b.open, b.cause = false, ""
 }

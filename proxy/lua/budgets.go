@@ -132,8 +132,8 @@ type Entry struct {
 	Settled  bool
 	CostNano int64
 	// Lease says that it was reserved for requests to come; its amounts are what none of them has taken yet, as far as the log was read.
-	Lease bool
-	Amounts  []Amount
+	Lease   bool
+	Amounts []Amount
 }
 
 // Amount is what an entry holds of one balance, whose field is the whole one, with the period.

@@ -9,8 +9,10 @@ import (
 // Script is one embedded script: its SHA-1 is made once.
 type Script struct {
 	source, sha []byte
-	// timeout bounds one call, instead of the store's; 0: it does not.
+	// timeout bounds one call, where it is longer than the store's.
 	timeout time.Duration
+	// patient calls wait for a store that is away, until their timeout.
+	patient bool
 }
 
 // NewScript returns the script of that source.
@@ -22,6 +24,12 @@ func NewScript(source string) *Script {
 // within sets how long one call may take.
 func (s *Script) within(d time.Duration) *Script {
 	s.timeout = d
+	return s
+}
+
+// patiently sets how long one call may take, the wait for a store that is away included.
+func (s *Script) patiently(d time.Duration) *Script {
+	s.timeout, s.patient = d, true
 	return s
 }
 

@@ -146,10 +146,7 @@ func (s *Store) eval(ctx context.Context, script *Script, keys []string, args fu
 	if s.evicting.Load() {
 		return Reply{}, &UnavailableError{Reason: ReasonEvicting, Err: ErrEvicting}
 	}
-	timeout := s.cfg.Timeout
-	if script.timeout > 0 {
-		timeout = script.timeout
-	}
+	timeout := max(s.cfg.Timeout, script.timeout)
 	own, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	c := command{script: script, keys: keys}
@@ -162,6 +159,9 @@ func (s *Store) eval(ctx context.Context, script *Script, keys []string, args fu
 	}
 	for redirects := 0; ; redirects++ {
 		life, cause, ok := sh.breaker.allow()
+		if !ok && script.patient {
+			life, cause, ok = sh.breaker.wait(own.Done())
+		}
 		if !ok {
 			return Reply{}, &UnavailableError{Shard: sh.name, Reason: ReasonOpen, Err: fmt.Errorf("breaker is open after %s", cause)}
 		}

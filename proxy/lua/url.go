@@ -113,7 +113,7 @@ func (o options) governed(timeout time.Duration) options {
 		s := o.single
 		s.MaxRetries, s.DialerRetries, s.PipelinePoolSize, s.MinIdleConns = -1, 1, -1, 0
 		s.ContextTimeoutEnabled, s.DisableIdentity, s.Protocol, s.MaintNotificationsConfig = true, true, 2, off
-		s.ReadTimeout, s.WriteTimeout, s.PoolTimeout = ioTimeout, ioTimeout, timeout
+		s.ReadTimeout, s.WriteTimeout, s.PoolTimeout = ioTimeout, ioTimeout, max(timeout, hardTimeout)
 		s.ReadBufferSize, s.WriteBufferSize = bufferSize, bufferSize
 		size(&s.PoolSize)
 		dial(&s.DialTimeout, s.TLSConfig != nil)
@@ -122,7 +122,7 @@ func (o options) governed(timeout time.Duration) options {
 		s.MaxRetries, s.DialerRetries, s.PipelinePoolSize, s.MinIdleConns = -1, 1, -1, 0
 		s.ReadOnly, s.RouteByLatency, s.RouteRandomly = false, false, false
 		s.ContextTimeoutEnabled, s.DisableIdentity, s.Protocol, s.MaintNotificationsConfig = true, true, 2, off
-		s.ReadTimeout, s.WriteTimeout, s.PoolTimeout = ioTimeout, ioTimeout, timeout
+		s.ReadTimeout, s.WriteTimeout, s.PoolTimeout = ioTimeout, ioTimeout, max(timeout, hardTimeout)
 		s.ReadBufferSize, s.WriteBufferSize = bufferSize, bufferSize
 		size(&s.PoolSize)
 		dial(&s.DialTimeout, s.TLSConfig != nil)
@@ -130,7 +130,7 @@ func (o options) governed(timeout time.Duration) options {
 		s := o.sentinel
 		s.MaxRetries, s.DialerRetries, s.PipelinePoolSize, s.MinIdleConns = -1, 1, -1, 0
 		s.ContextTimeoutEnabled, s.DisableIdentity, s.Protocol = true, true, 2
-		s.ReadTimeout, s.WriteTimeout, s.PoolTimeout = ioTimeout, ioTimeout, timeout
+		s.ReadTimeout, s.WriteTimeout, s.PoolTimeout = ioTimeout, ioTimeout, max(timeout, hardTimeout)
 		s.ReadBufferSize, s.WriteBufferSize = bufferSize, bufferSize
 		size(&s.PoolSize)
 		dial(&s.DialTimeout, s.TLSConfig != nil)

@@ -6,6 +6,7 @@ package redistest
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -91,12 +92,13 @@ func (s *Server) run(more ...string) {
 		}
 		_ = s.cmd.Wait()
 	}()
+	c := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1})
+	defer func() { _ = c.Close() }()
 	s.until("redis-server listens", func() bool {
-		c, err := new(net.Dialer).DialContext(s.tb.Context(), "tcp", s.Addr)
-		if err != nil {
-			return false
-		}
-		return c.Close() == nil
+		// Who looks for a free port listens on it for a moment too.
+		info, err := c.Info(context.WithoutCancel(s.tb.Context()), "server").Result()
+		var answered redis.Error
+		return errors.As(err, &answered) || strings.Contains(info, fmt.Sprintf("process_id:%d\r\n", s.cmd.Process.Pid))
 	})
 }
 
