@@ -112,8 +112,6 @@ func (s *share) done(opened bool) {
 
 // pool is the leases of one set of balances, and the demand for them.
 type pool struct {
-	key string
-
 	// mu guards all below, and what the leases say of it.
 	mu sync.Mutex
 	// gone says that the table has forgotten it.

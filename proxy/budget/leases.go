@@ -50,12 +50,14 @@ type Leases struct {
 	met    leaseMetrics
 
 	// trip is the round trip to Redis in ns: the longest of late.
-	trip  atomic.Int64
-	pools sync.Map // key → *pool
-	size  atomic.Int64
+	trip atomic.Int64
 	// stopped: no further lease is asked for.
 	stopped atomic.Bool
 	asks    sync.WaitGroup
+
+	// poolsMu guards pools, by their key. A sync.Map would make a string of each request's key.
+	poolsMu sync.RWMutex
+	pools   map[string]*pool
 
 	// mu guards open: the leases that have not ended in the log.
 	mu   sync.Mutex
@@ -79,7 +81,7 @@ type LeaseOptions struct {
 func NewLeases(o LeaseOptions) *Leases {
 	return &Leases{
 		store: o.Store, log: o.Log, epochs: o.Epochs, producer: o.Producer, cancel: o.Cancel, slog: o.Slog, met: newLeaseMetrics(o.Metrics),
-		open: make(map[*lease]*pool),
+		open: make(map[*lease]*pool), pools: make(map[string]*pool),
 	}
 }
 
@@ -100,23 +102,32 @@ func (s *Leases) pool(r *lua.Request) *pool {
 		key = append(append(key, 0), r.Holds[i].Balance...)
 	}
 	for {
-		v, ok := s.pools.Load(string(key))
-		if !ok {
-			if s.size.Load() >= maxPools {
+		s.poolsMu.RLock()
+		p := s.pools[string(key)]
+		s.poolsMu.RUnlock()
+		if p == nil {
+			if p = s.newPool(string(key)); p == nil {
 				return nil
 			}
-			p := &pool{key: string(key)}
-			if v, ok = s.pools.LoadOrStore(p.key, p); !ok {
-				s.size.Add(1)
-			}
 		}
-		p := v.(*pool) //nolint:forcetypeassert,errcheck // the map holds nothing else
 		p.mu.Lock()
 		if !p.gone {
 			return p
 		}
 		p.mu.Unlock()
 	}
+}
+
+// newPool returns the pool of a key, which is made where there is none; nil: there are too many.
+func (s *Leases) newPool(key string) *pool {
+	s.poolsMu.Lock()
+	defer s.poolsMu.Unlock()
+	p := s.pools[key]
+	if p == nil && len(s.pools) < maxPools {
+		p = new(pool)
+		s.pools[key] = p
+	}
+	return p
 }
 
 // take takes what the call holds from a lease, and reports whether it could. Where it could not, the request may carry an ask for one.
@@ -343,15 +354,14 @@ func (s *Leases) end(l *lease) error {
 
 // forget drops pools that nobody uses.
 func (s *Leases) forget(now time.Time) {
-	s.pools.Range(func(key, v any) bool {
-		p := v.(*pool) //nolint:forcetypeassert,errcheck // the map holds nothing else
+	s.poolsMu.Lock()
+	defer s.poolsMu.Unlock()
+	for key, p := range s.pools {
 		p.mu.Lock()
-		defer p.mu.Unlock()
 		if len(p.leases) == 0 && !p.asking && now.Sub(p.used) > forgetPools {
 			p.gone = true
-			s.pools.Delete(key)
-			s.size.Add(-1)
+			delete(s.pools, key)
 		}
-		return true
-	})
+		p.mu.Unlock()
+	}
 }

@@ -40,7 +40,7 @@ const (
 // workspace is one of the proxy role's, by what its requests are held to.
 type workspace struct {
 	id, name string
-	// mode is that of its three limits, empty: it has none. budgets says that it has two hard budgets.
+	// mode is that of its three limits and of its budgets, empty: it has no limits. budgets says that it has two hard budgets.
 	mode    string
 	budgets bool
 }
@@ -75,12 +75,18 @@ func budgets(w workspace) []*rateguardv1.Budget {
 	}
 	day := time.Now().UTC().Truncate(24 * time.Hour)
 	month := time.Date(day.Year(), day.Month(), 1, 0, 0, 0, 0, time.UTC)
+	var percent int32
+	if w.mode == limit.ModeLeased {
+		percent = limit.DefaultLeasePercent
+	}
 	return []*rateguardv1.Budget{
 		{
+			Mode: w.mode, LeasePercent: percent,
 			Id: "monthly", Generation: 1, Scope: "workspace", LimitNanoUsd: 1_000_000e9, Period: "month", Timezone: "UTC", Enforcement: "hard", OnStoreFailure: "closed",
 			BoundariesUnixUs: []int64{month.UnixMicro(), month.AddDate(0, 1, 0).UnixMicro(), month.AddDate(0, 2, 0).UnixMicro()},
 		},
 		{
+			Mode: w.mode, LeasePercent: percent,
 			Id: "daily", Generation: 1, Scope: "key", LimitNanoUsd: 1_000_000e9, Period: "day", Timezone: "UTC", Enforcement: "hard", OnStoreFailure: "closed",
 			BoundariesUnixUs: []int64{day.UnixMicro(), day.AddDate(0, 0, 1).UnixMicro(), day.AddDate(0, 0, 2).UnixMicro()},
 		},
