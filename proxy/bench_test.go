@@ -10,7 +10,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rateguard/rateguard/proxy/internal/redistest"
 	"github.com/rateguard/rateguard/proxy/spool"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/limit"
 )
 
 // nullLog takes events and forgets them.
@@ -74,4 +77,26 @@ func BenchmarkBareReverseProxy(b *testing.B) {
 func BenchmarkProxy(b *testing.B) {
 	r := newRig(b, rigConfig{upstream: instant(b), null: true})
 	load(b, r.url)
+}
+
+// BenchmarkBudgets has two hard budgets and three limits, which bind nobody.
+func BenchmarkBudgets(b *testing.B) {
+	for _, mode := range []string{limit.ModeStrict, limit.ModeLeased} {
+		b.Run(mode, func(b *testing.B) {
+			store := redistest.Start(b)
+			install(b, store.URL(), 1)
+			c := rigConfig{upstream: instant(b), null: true, redis: store.URL()}
+			for _, id := range []string{"a", "b"} {
+				budget := hard(id, 1_000_000*usd)
+				if mode == limit.ModeLeased {
+					budget = inAdvance(budget, limit.DefaultLeasePercent)
+				}
+				c.budgets = append(c.budgets, budget)
+			}
+			for _, scope := range []string{limit.ScopeWorkspace, limit.ScopeKey, limit.ScopeModel} {
+				c.limits = append(c.limits, limit.WithDefaults(&rateguardv1.Limit{Id: scope, Scope: scope, Limit: 6_000_000, WindowUs: 60e6, Burst: 100_000, Mode: mode}))
+			}
+			load(b, newRig(b, c).url)
+		})
+	}
 }
