@@ -112,11 +112,12 @@ type Evaluator interface {
 
 // Admissions decides requests on a store. It remembers which life of its state each workspace is in.
 type Admissions struct {
-	store         Evaluator
-	admit, adjust *Script
+	store                 Evaluator
+	admit, adjust, settle *Script
 	// admitHard is admit for requests under hard budgets.
 	admitHard *Script
 	states    sync.Map // workspace → *Life
+	settling  sync.Map // workspace → *settlements
 	// most is how many reservations a workspace may have in Redis.
 	most int
 	// restates counts the workspaces whose state was found to be another one.
@@ -131,7 +132,7 @@ func NewAdmissions(store Evaluator, reg prometheus.Registerer) *Admissions {
 	a := &Admissions{
 		store: store, most: DefaultReservations,
 		admit: NewScript(bucketsSource + budgetsSource + admitSource), admitHard: NewScript(bucketsSource + budgetsSource + admitSource).patiently(hardTimeout),
-		adjust: NewScript(bucketsSource + budgetsSource + adjustSource),
+		adjust: NewScript(bucketsSource + budgetsSource + adjustSource), settle: NewScript(budgetsSource + settleSource),
 		restates: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rateguard_proxy_store_states_lost_total", Help: "Workspaces whose state in Redis was found to be another one: wiped, or failed over.",
 		}),

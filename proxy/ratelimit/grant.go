@@ -86,7 +86,11 @@ func (g *grant) Settle(c *call.Call) {
 	if c.Result.HasCost {
 		g.request.Cost = int64(c.Result.Cost)
 	}
-	g.amend(c, lua.Settle)
+	if len(g.request.Takes) > 0 {
+		g.amend(c, lua.Settle)
+		return
+	}
+	g.unsettled(g.step.store.Settle(context.WithoutCancel(c.Request.Context()), g.request.Workspace, g.request.Reservation, g.request.Cost))
 }
 
 // unused leaves of the takes what is to be given back or taken.
@@ -125,7 +129,11 @@ func (g *grant) stored() bool {
 
 // amend runs an adjustment once and reports whether it failed. The client's leaving does not end it: it comes from the end of the call.
 func (g *grant) amend(c *call.Call, how lua.Adjustment) (failed bool) {
-	err := g.step.store.Adjust(context.WithoutCancel(c.Request.Context()), how, &g.request, g.atUS)
+	return g.unsettled(g.step.store.Adjust(context.WithoutCancel(c.Request.Context()), how, &g.request, g.atUS))
+}
+
+// unsettled counts a failure, and reports whether there was one.
+func (g *grant) unsettled(err error) bool {
 	if err != nil {
 		g.step.metrics.unsettled.Inc()
 		g.step.log.Debug("limits are not settled", slog.String("workspace", g.request.Workspace),

@@ -22,6 +22,8 @@ import (
 type Store interface {
 	Admit(ctx context.Context, r *lua.Request) (lua.Decision, error)
 	Adjust(ctx context.Context, how lua.Adjustment, r *lua.Request, atUS int64) error
+	// Settle ends what a reservation holds of budgets at its cost in nano-USD.
+	Settle(ctx context.Context, workspace, reservation string, costNano int64) error
 	// Life returns the state of the workspace that decided last.
 	Life(workspace string) lua.Life
 }
