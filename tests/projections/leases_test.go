@@ -19,6 +19,7 @@ import (
 	"github.com/rateguard/rateguard/schemas/envelope"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/schemas/spend"
+	"github.com/rateguard/rateguard/tests/harness"
 	"github.com/rateguard/rateguard/topics"
 )
 
@@ -68,10 +69,12 @@ func TestLeasesAreProjectedAsTheyAreFolded(t *testing.T) {
 		held, last := map[outcome.Key]balances.Reservation{}, map[outcome.Key]ledger.Row{}
 		sums, spent := map[string]leaseSums{}, map[string]int64{}
 		closed := map[string]bool{}
+		reader := harness.NewAdmissions(t)
 		for i, e := range w.log {
 			if did := spend.Fold(state, e); !did.New || len(did.Notes) > 0 {
 				t.Fatalf("seed %d, record %d: the schedule is not an honest one: %+v", seed, i, did)
 			}
+			reader.Take(e)
 			rec := runner.Record{Workspace: w.workspace, Event: e, AfterClose: closed[e.GetProducerId()]}
 			closed[e.GetProducerClosed().GetProducerId()] = true
 			for _, c := range balances.Project(held, rec) {
@@ -98,6 +101,11 @@ func TestLeasesAreProjectedAsTheyAreFolded(t *testing.T) {
 			if posted, reserved := want["budget all"].Posted, want["budget all"].Reserved; posted+reserved > w.limit {
 				t.Fatalf("seed %d, record %d: %d posted and %d reserved of %d", seed, i, posted, reserved, w.limit)
 			}
+		}
+		reader.Check()
+		posted, open := reader.Posted("all")
+		if want := folded(state)["budget all"].Posted; posted != want || seed%2 == 0 && open > 0 {
+			t.Errorf("seed %d: a plain reader finds %d posted and %d open, the fold posted %d", seed, posted, open, want)
 		}
 		if s := folded(state)["budget all"]; seed%2 == 0 && s.Reserved != 0 {
 			t.Errorf("seed %d: everything has ended, and %d is reserved", seed, s.Reserved)
