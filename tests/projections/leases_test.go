@@ -145,6 +145,17 @@ func TestStoresShowLeasesAsTheLogDoes(t *testing.T) {
 	for _, w := range worlds {
 		r.verifyLeases(w)
 	}
+	// What surfaced behind a charge makes a revision that says all else as the one before it.
+	var surfaced, others int64
+	if err := r.pg.QueryRow(t.Context(), `SELECT count(*), count(*) FILTER (WHERE l.request_id <> f.request_id OR l.policy_version <> f.policy_version OR l.holds <> f.holds
+ OR l.opened_at <> f.opened_at OR l.kind <> f.kind OR NOT l.estimated OR l.bound_nano IS NOT NULL)
+ FROM ledger l JOIN ledger f USING (workspace, reservation_id) WHERE f.revision = 1 AND l.reason = 'a reservation that was taken from the lease came later'`).Scan(&surfaced, &others); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "revisions that say something else", others, 0)
+	if surfaced < 10 {
+		t.Errorf("only %d reservations surfaced behind the charge of their lease", surfaced)
+	}
 }
 
 func encoded(topic topics.Topic, workspace string, e *rateguardv1.Event) *kgo.Record {
