@@ -25,6 +25,8 @@ type Budget struct {
 	Enforcement    string    `json:"enforcement"`
 	AlertAt        []float64 `json:"alert_at"`
 	OnStoreFailure string    `json:"on_store_failure"`
+	Mode           string    `json:"mode"`
+	LeasePercent   int       `json:"lease_percent,omitempty"`
 	Generation     int64     `json:"generation,omitempty"`
 	Version        int64     `json:"version,omitempty"`
 	Balance        *Balance  `json:"balance,omitempty"`
@@ -40,6 +42,8 @@ type PutBudget struct {
 	Enforcement    string    `json:"enforcement,omitempty"`
 	AlertAt        []float64 `json:"alert_at,omitempty"`
 	OnStoreFailure string    `json:"on_store_failure,omitempty"`
+	Mode           string    `json:"mode,omitempty"`
+	LeasePercent   int       `json:"lease_percent,omitempty"`
 }
 
 // Balance is how much of a budget is spent in the period that holds. Amounts are decimal strings of USD; Subject is the key, route or

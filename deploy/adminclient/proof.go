@@ -26,12 +26,16 @@ type Proof struct {
 
 // ProvedReservation is one reservation of the proved period; Opened is nil where the log has no opening.
 type ProvedReservation struct {
-	ID     string `json:"id"`
-	Opened *struct {
+	ID string `json:"id"`
+	// Lease: a proxy reserved for requests to come. HeldUSD is what it holds while it is open, without what was taken from a lease.
+	Lease   bool   `json:"lease"`
+	HeldUSD string `json:"held_usd"`
+	Opened  *struct {
 		At            time.Time `json:"at"`
 		AmountUSD     string    `json:"amount_usd"`
 		PriceVersion  string    `json:"price_version"`
 		PolicyVersion int64     `json:"policy_version"`
+		LeaseID       string    `json:"lease_id"`
 		Epoch         int64     `json:"epoch"`
 		Op            int64     `json:"op"`
 		PostedUSD     string    `json:"posted_usd"`
@@ -77,11 +81,14 @@ type BudgetAudit struct {
 
 // WorkspaceAudit is what the log says of the budgets of one workspace.
 type WorkspaceAudit struct {
-	Workspace     string `json:"workspace"`
-	Openings      int64  `json:"openings"`
-	Hard          int64  `json:"hard"`
-	UnknownPolicy int64  `json:"unknown_policy"`
-	Epochs        []struct {
+	Workspace       string `json:"workspace"`
+	Openings        int64  `json:"openings"`
+	Leases          int64  `json:"leases"`
+	TakenFromLeases int64  `json:"taken_from_leases"`
+	Hard            int64  `json:"hard"`
+	UnknownPolicy   int64  `json:"unknown_policy"`
+	UnknownLeases   int64  `json:"unknown_leases"`
+	Epochs          []struct {
 		Epoch   int64 `json:"epoch"`
 		LastOp  int64 `json:"last_op"`
 		Missing int64 `json:"missing"`

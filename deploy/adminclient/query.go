@@ -145,7 +145,7 @@ type Check struct {
 	Denied       bool   `json:"denied"`
 	// DecidedBy is "redis", "lease" or "local".
 	DecidedBy string `json:"decided_by"`
-	// Reserved, of a budget, is what open requests held; Used is what was spent, and ResetAfterUS is until the period ends.
+	// Reserved, of a budget, is what open requests and leases held; Used is what was spent, and ResetAfterUS is until the period ends.
 	Reserved    int64  `json:"reserved"`
 	Enforcement string `json:"enforcement"`
 }

@@ -15,8 +15,11 @@ import (
 var auditColumns = []column[adminclient.WorkspaceAudit]{
 	{"workspace", func(w adminclient.WorkspaceAudit) string { return w.Workspace }},
 	{"openings", func(w adminclient.WorkspaceAudit) string { return count(w.Openings) }},
+	{"leases", func(w adminclient.WorkspaceAudit) string { return count(w.Leases) }},
+	{"taken from leases", func(w adminclient.WorkspaceAudit) string { return count(w.TakenFromLeases) }},
 	{"hard holds", func(w adminclient.WorkspaceAudit) string { return count(w.Hard) }},
 	{"unknown policy", func(w adminclient.WorkspaceAudit) string { return count(w.UnknownPolicy) }},
+	{"unknown leases", func(w adminclient.WorkspaceAudit) string { return count(w.UnknownLeases) }},
 	{"epochs", func(w adminclient.WorkspaceAudit) string { return strconv.Itoa(len(w.Epochs)) }},
 	{"grants taken back", func(w adminclient.WorkspaceAudit) string {
 		missing := int64(0)

@@ -22,6 +22,7 @@ var budgetColumns = []column[adminclient.Budget]{
 		return fmt.Sprintf("%s, %s", b.Period, b.Timezone)
 	}},
 	{"enforcement", func(b adminclient.Budget) string { return b.Enforcement }},
+	{"mode", func(b adminclient.Budget) string { return modeText(b.Mode, b.LeasePercent) }},
 	{"posted", ofBudget(func(b adminclient.Balance) string { return b.PostedUSD })},
 	{"reserved", ofBudget(func(b adminclient.Balance) string { return b.ReservedUSD })},
 	{"available", ofBudget(func(b adminclient.Balance) string { return b.AvailableUSD })},
@@ -79,6 +80,9 @@ func (a *app) setBudget() *cobra.Command {
 		if usd, err := money.ParseUSD(b.USD); err != nil || usd <= 0 {
 			return usagef("--usd is required, a positive decimal amount such as 10.00")
 		}
+		if b.LeasePercent < 0 {
+			return usagef("--lease-percent %d is negative", b.LeasePercent)
+		}
 		if match != (adminclient.Match{}) {
 			b.Match = &match
 		}
@@ -103,5 +107,7 @@ func (a *app) setBudget() *cobra.Command {
 	f.StringVar(&b.Enforcement, "enforcement", "", "hard: refuse what does not fit; soft: count and alert (default hard)")
 	f.Float64SliceVar(&b.AlertAt, "alert-at", nil, "multiples of the limit at which an alert is raised (default 0.5,0.8,1)")
 	f.StringVar(&b.OnStoreFailure, "on-store-failure", "", "closed or open, while Redis does not answer (default closed; open for a soft budget)")
+	f.StringVar(&b.Mode, "mode", "", "strict: ask Redis for each call; leased: proxies reserve in advance (default strict)")
+	f.IntVar(&b.LeasePercent, "lease-percent", 0, "how much of a leased budget's limit proxies may hold for calls to come (default 5)")
 	return cmd
 }

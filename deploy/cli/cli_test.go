@@ -36,18 +36,21 @@ const (
 	limit = `{"name":"rpm","scope":"key","match":{"route":"openai","model":"gpt-4*"},"unit":"requests","algorithm":"leaky_bucket","limit":600,"window":"1m0s",` +
 		`"burst":20,"mode":"strict","on_store_failure":"closed","max_delay":"500ms","version":3}`
 	budget = `{"name":"monthly","scope":"workspace","match":{},"usd":"10","period":"month","timezone":"Europe/Berlin","enforcement":"hard","alert_at":[0.5,0.8,1],` +
-		`"on_store_failure":"closed","generation":3,"version":4,"balance":{"limit_usd":"10","posted_usd":"2.5","reserved_usd":"0.000000001","available_usd":"7.499999999",` +
+		`"on_store_failure":"closed","mode":"leased","lease_percent":5,"generation":3,"version":4,"balance":{"limit_usd":"10","posted_usd":"2.5","reserved_usd":"0.000000001","available_usd":"7.499999999",` +
 		`"period_start":"2026-10-31T23:00:00Z","period_end":"2026-11-30T23:00:00Z","source":"live","as_of":"2026-11-23T10:00:05Z"}}`
-	divided = `{"name":"per-key","scope":"key","match":{},"usd":"1","period":"total","timezone":"UTC","enforcement":"soft","alert_at":[1],"on_store_failure":"open","generation":5,"version":5}`
+	divided = `{"name":"per-key","scope":"key","match":{},"usd":"1","period":"total","timezone":"UTC","enforcement":"soft","alert_at":[1],"on_store_failure":"open","mode":"strict","generation":5,"version":5}`
 	req     = `{"id":"0190","time":"2026-11-23T10:00:00.123Z","key_id":"key_1","route":"openai","provider":"openai","model":"gpt-4o","endpoint":"chat","method":"POST",` +
 		`"status":200,"decision":"forwarded","stream":true,"input_tokens":12,"cached_tokens":0,"cache_write_tokens":0,"output_tokens":34,"reasoning_tokens":0,` +
 		`"cost_usd":"0.00037","estimated":false,"price_version":"v1","latency_ms":812.5,"ttft_ms":210,"overhead_us":90,"client_ip":"127.0.0.1","country":""}`
 	proved = `{"verdict":["At 2026-11-23 10:00:00 policy version 4 was in force.","The refusal is proved\u001b."],"omitted":3,"data":[` +
-		`{"id":"0190/1","opened":{"at":"2026-11-23T09:00:00Z","amount_usd":"0.5","price_version":"v1","policy_version":4,"epoch":2,"op":17,"posted_usd":"2","reserved_usd":"0.75","limit_usd":"10"},` +
+		`{"id":"0190/1","lease":false,"held_usd":"0","opened":{"at":"2026-11-23T09:00:00Z","amount_usd":"0.5","price_version":"v1","policy_version":4,"lease_id":"","epoch":2,"op":17,"posted_usd":"2","reserved_usd":"0.75","limit_usd":"10"},` +
 		`"ends":[{"at":"2026-11-23T09:00:01Z","revision":1,"kind":"settled","cost_usd":"0.4","estimated":true,"by":"producer"}]},` +
-		`{"id":"0191/1","opened":{"at":"2026-11-23T09:30:00Z","amount_usd":"0.25","price_version":"v1","policy_version":4,"epoch":2,"op":18,"posted_usd":"2","reserved_usd":"0.25","limit_usd":"10"},"ends":[]},` +
-		`{"id":"0193/1","opened":null,"ends":[{"at":"2026-11-23T09:40:00Z","revision":1,"kind":"expired","cost_usd":null,"estimated":false,"by":"closing"}]}]}`
-	audited = `{"ok":true,"complete":true,"data":[{"workspace":"ws_1","openings":12,"hard":9,"unknown_policy":0,"epochs":[{"epoch":1,"openings":11,"last_op":14,"missing":3,` +
+		`{"id":"0192/lease","lease":true,"held_usd":"0.25","opened":{"at":"2026-11-23T09:30:00Z","amount_usd":"0.5","price_version":"","policy_version":4,"lease_id":"","epoch":2,"op":18,` +
+		`"posted_usd":"2","reserved_usd":"0.5","limit_usd":"10"},"ends":[]},` +
+		`{"id":"0191/1","lease":false,"held_usd":"0.25","opened":{"at":"2026-11-23T09:30:00Z","amount_usd":"0.25","price_version":"v1","policy_version":4,"lease_id":"0192/lease","epoch":2,"op":0,` +
+		`"posted_usd":"2","reserved_usd":"0.5","limit_usd":"10"},"ends":[]},` +
+		`{"id":"0193/1","lease":false,"held_usd":"0","opened":null,"ends":[{"at":"2026-11-23T09:40:00Z","revision":1,"kind":"expired","cost_usd":null,"estimated":false,"by":"closing"}]}]}`
+	audited = `{"ok":true,"complete":true,"data":[{"workspace":"ws_1","openings":12,"leases":2,"taken_from_leases":7,"hard":9,"unknown_policy":0,"unknown_leases":1,"epochs":[{"epoch":1,"openings":11,"last_op":14,"missing":3,` +
 		`"gaps":[{"from":2,"to":3},{"from":9,"to":9}]}],"broken":0,"breaches":[],"overran":1,"overran_by_usd":"0.25","overruns":[{"reservation":"0190/1","offset":7,` +
 		`"reserved_usd":"0.5","cost_usd":"0.75","cause":"provider billed beyond the bound"}],"lower_views":2,"lower_by_usd":"0.1"}],"log":[]}`
 	explained = `{"why":["Refused by limit rpm: 60 requests per minute for key key_1 (key scope).","Decided \u001b with policy version 7."],"checks":[` +
@@ -237,6 +240,7 @@ func TestExitCodes(t *testing.T) {
 		{"unknown limit", "limits get x", 1, "404"},
 		{"budget without an amount", "budgets set x", 2, "usd"},
 		{"budget of nothing", "budgets set x --usd 0", 2, "usd"},
+		{"budget with a negative share", "budgets set x --usd 1 --lease-percent -1", 2, "lease-percent"},
 		{"budget that is no amount", "budgets set x --usd 1e3", 2, "usd"},
 		{"alert that is no number", "budgets set x --usd 1 --alert-at half", 2, "alert-at"},
 		{"unknown budget", "budgets get x", 1, "404"},
@@ -371,9 +375,9 @@ func TestBudgetFlagsAreSent(t *testing.T) {
 	for _, tc := range []struct{ args, asked, body string }{
 		{
 			"budgets set per-key --usd 10.00 --scope key --match-route openai --match-model gpt-4* --match-key key_1 --period week --timezone Asia/Tokyo --enforcement soft " +
-				"--alert-at 0.5,2 --on-store-failure closed", "PUT /v1/workspaces/ws_1/budgets/per-key",
+				"--alert-at 0.5,2 --on-store-failure closed --mode leased --lease-percent 7", "PUT /v1/workspaces/ws_1/budgets/per-key",
 			`{"scope":"key","match":{"route":"openai","model":"gpt-4*","key":"key_1"},"usd":"10.00","period":"week","timezone":"Asia/Tokyo",` +
-				`"enforcement":"soft","alert_at":[0.5,2],"on_store_failure":"closed"}`,
+				`"enforcement":"soft","alert_at":[0.5,2],"on_store_failure":"closed","mode":"leased","lease_percent":7}`,
 		},
 		{"budgets set per-key --usd 1", "PUT /v1/workspaces/ws_1/budgets/per-key", `{"usd":"1"}`},
 		{"budgets delete monthly", "DELETE /v1/workspaces/ws_1/budgets/monthly", ""},

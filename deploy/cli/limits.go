@@ -25,13 +25,16 @@ var limitColumns = []column[adminclient.Limit]{
 		return strconv.FormatInt(l.Burst, 10)
 	}},
 	{"max delay", func(l adminclient.Limit) string { return l.MaxDelay }},
-	{"mode", func(l adminclient.Limit) string {
-		if l.LeasePercent == 0 {
-			return l.Mode
-		}
-		return fmt.Sprintf("%s %d %%", l.Mode, l.LeasePercent)
-	}},
+	{"mode", func(l adminclient.Limit) string { return modeText(l.Mode, l.LeasePercent) }},
 	{"store fails", func(l adminclient.Limit) string { return l.OnStoreFailure }},
+}
+
+// modeText shows the mode of a limit or a budget, with its share where it is leased.
+func modeText(mode string, percent int) string {
+	if percent == 0 {
+		return mode
+	}
+	return fmt.Sprintf("%s %d %%", mode, percent)
 }
 
 func matchText(m adminclient.Match) string {

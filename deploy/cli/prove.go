@@ -21,7 +21,27 @@ var provedColumns = []column[adminclient.ProvedReservation]{
 		return stamp(r.Opened.At)
 	}},
 	{"amount", opening(func(r adminclient.ProvedReservation) string { return r.Opened.AmountUSD })},
-	{"epoch/op", opening(func(r adminclient.ProvedReservation) string { return count(r.Opened.Epoch) + "/" + count(r.Opened.Op) })},
+	{"held", func(r adminclient.ProvedReservation) string {
+		if len(r.Ends) > 0 {
+			return ""
+		}
+		return r.HeldUSD
+	}},
+	{"lease", func(r adminclient.ProvedReservation) string {
+		switch {
+		case r.Lease:
+			return "is one"
+		case r.Opened == nil:
+			return ""
+		}
+		return r.Opened.LeaseID
+	}},
+	{"epoch/op", opening(func(r adminclient.ProvedReservation) string {
+		if r.Opened.LeaseID != "" {
+			return count(r.Opened.Epoch) + "/lease"
+		}
+		return count(r.Opened.Epoch) + "/" + count(r.Opened.Op)
+	})},
 	{"policy", opening(func(r adminclient.ProvedReservation) string { return count(r.Opened.PolicyVersion) })},
 	{"prices", opening(func(r adminclient.ProvedReservation) string { return r.Opened.PriceVersion })},
 	{"grant saw posted", opening(func(r adminclient.ProvedReservation) string { return r.Opened.PostedUSD })},

@@ -60,7 +60,9 @@ func (target) Apply(ctx context.Context, tx pgx.Tx, b runner.Batch) (int64, erro
 			continue
 		}
 		for _, k := range Keys(rec) {
-			touched[k] = true
+			if _, known := held[k]; known { // the log may lack a lease
+				touched[k] = true
+			}
 		}
 		for _, c := range changes {
 			sums[c.Sum] = sums[c.Sum].plus(c)
@@ -148,7 +150,7 @@ SELECT workspace, reservation_id, ended, revision, bound_nano, cost_nano, opened
   FROM unnest($1::text[], $2::text[], $3::boolean[], $4::integer[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::text[])
        AS n(workspace, reservation_id, ended, revision, bound_nano, cost_nano, opened_at, holds)
     ON CONFLICT (workspace, reservation_id) DO UPDATE
-       SET ended = excluded.ended, revision = excluded.revision, cost_nano = excluded.cost_nano`,
+       SET ended = excluded.ended, revision = excluded.revision, cost_nano = excluded.cost_nano, holds = excluded.holds`,
 		workspaces, ids, ended, revisions, bounds, costs, opened, holds)
 	if err != nil {
 		return fmt.Errorf("writing reservations: %w", err)

@@ -3,6 +3,7 @@
 package balances
 
 import (
+	"slices"
 	"time"
 
 	"github.com/rateguard/rateguard/projections/outcome"
@@ -10,7 +11,7 @@ import (
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 )
 
-// Reservation is what the sums hold of one reservation.
+// Reservation is what the sums hold of one reservation, or of one lease: then Holds are what no reservation has taken of it.
 type Reservation struct {
 	Ended    bool
 	Revision int32
@@ -45,10 +46,14 @@ type Change struct {
 // noPeriod is the period of sums without one.
 var noPeriod = time.Unix(0, 0).UTC()
 
-// Keys returns the reservations that Project has to be given.
+// Keys returns the reservations and leases that Project has to be given.
 func Keys(rec runner.Record) []outcome.Key {
 	if o := rec.Event.GetReservationOpened(); o != nil {
-		return []outcome.Key{outcome.KeyOf(rec.Workspace, o.GetReservationId())}
+		keys := []outcome.Key{outcome.KeyOf(rec.Workspace, o.GetReservationId())}
+		if o.GetLeaseId() != "" {
+			keys = append(keys, outcome.KeyOf(rec.Workspace, o.GetLeaseId()))
+		}
+		return keys
 	}
 	list, _, _ := outcome.Of(rec.Event)
 	keys := make([]outcome.Key, len(list))
@@ -81,7 +86,41 @@ func open(held map[outcome.Key]Reservation, rec runner.Record, o *rateguardv1.Re
 		BoundNano: o.BoundNanoUsd, OpenedAt: outcome.OpenedAt(rec.Event, o.GetSubject()), Holds: outcome.Holds(o.GetHolds()),
 	}
 	held[key] = r
-	return changes(rec.Workspace, r, Change{Open: 1}, 1)
+	all := changes(rec.Workspace, r, Change{Open: 1}, 1)
+	if o.GetLease() {
+		return all[wholes:] // it is no request
+	}
+	if o.GetLeaseId() != "" {
+		take(held, outcome.KeyOf(rec.Workspace, o.GetLeaseId()), r, all)
+	}
+	return all
+}
+
+// take passes the holds of a reservation from its lease to it, and takes that off what its opening adds to the sums. What an open lease gives is
+// reserved already. What was charged for a lease, because nobody knew what was taken of it, is not charged any more: the reservation will tell its own cost.
+func take(held map[outcome.Key]Reservation, key outcome.Key, r Reservation, all []Change) {
+	lease, known := held[key]
+	switch {
+	case !known || len(r.Holds) == 0:
+		return
+	case lease.Ended && outcome.Value(lease.CostNano) > 0:
+		taken := min(r.Holds[0].AmountNano, *lease.CostNano)
+		left := *lease.CostNano - taken
+		lease.CostNano = &left
+		for i := range all {
+			all[i].PostedNano -= taken
+		}
+	case !lease.Ended:
+		lease.Holds = slices.Clone(lease.Holds)
+		for i, h := range r.Holds {
+			if j := slices.IndexFunc(lease.Holds, h.SamePeriod); j >= 0 {
+				taken := min(h.AmountNano, lease.Holds[j].AmountNano)
+				lease.Holds[j].AmountNano -= taken
+				all[wholes+i].ReservedNano -= taken
+			}
+		}
+	}
+	held[key] = lease
 }
 
 // end moves a reservation from the open sums to the posted ones; a later end or a correction changes the posted ones by the difference.
@@ -100,12 +139,23 @@ func end(held map[outcome.Key]Reservation, rec runner.Record, o *rateguardv1.Out
 			delta.Open, sign = -1, -1
 		}
 	}
-	out := changes(rec.Workspace, r, delta, sign)
+	all := changes(rec.Workspace, r, delta, sign)
+	if o.GetLease() { // it is no request, and only what is charged for it counts
+		for i := range all[:wholes] {
+			all[i].Open, all[i].Ended = 0, 0
+		}
+		if delta.PostedNano == 0 && delta.Unpriced == 0 {
+			all = all[wholes:]
+		}
+	}
 	r.Revision = max(outcome.Revision(o), r.Revision+1)
 	r.Ended, r.CostNano = true, cost
 	held[key] = r
-	return out
+	return all
 }
+
+// wholes is how many sums count whole requests, with or without budgets: the total and the month. They stand in front of those of the budgets.
+const wholes = 2
 
 // changes spreads a change over the sums that a reservation is part of; sign says whether its amounts are reserved (1), freed (-1) or neither (0).
 func changes(workspace string, r Reservation, delta Change, sign int64) []Change {

@@ -26,6 +26,8 @@ type costBudget struct {
 	Enforcement    string     `json:"enforcement"`
 	AlertAt        []float64  `json:"alert_at"`
 	OnStoreFailure string     `json:"on_store_failure"`
+	Mode           string     `json:"mode"`
+	LeasePercent   int32      `json:"lease_percent,omitempty"`
 	// Generation is the policy version since which it counts.
 	Generation int64 `json:"generation"`
 	stamps
@@ -36,12 +38,13 @@ type costBudget struct {
 var budgets = resource[costBudget]{
 	name: "budget", scope: "budgets", most: maxBudgets,
 	columns: append([]string{
-		"id", "scope", "match_route", "match_model", "match_key", "limit_nano_usd", "period", "timezone", "enforcement", "alert_at", "on_store_failure", "generation",
+		"id", "scope", "match_route", "match_model", "match_key", "limit_nano_usd", "period", "timezone", "enforcement", "alert_at", "on_store_failure", "mode", "lease_percent", "generation",
 	}, stampColumns...),
 	scan: scanBudget,
 	values: func(b costBudget) []any {
 		return append([]any{
-			b.ID, b.Scope, b.Match.Route, b.Match.Model, b.Match.Key, int64(b.USD), b.Period, b.Timezone, b.Enforcement, b.AlertAt, b.OnStoreFailure, b.Generation,
+			b.ID, b.Scope, b.Match.Route, b.Match.Model, b.Match.Key, int64(b.USD), b.Period, b.Timezone, b.Enforcement, b.AlertAt, b.OnStoreFailure, b.Mode, b.LeasePercent,
+			b.Generation,
 		}, b.values()...)
 	},
 	about: func(b *costBudget) (string, *stamps) { return b.ID, &b.stamps },
@@ -63,7 +66,8 @@ func scanBudget(row pgx.CollectableRow) (costBudget, error) {
 	var b costBudget
 	var nano int64
 	err := row.Scan(append([]any{
-		&b.ID, &b.Scope, &b.Match.Route, &b.Match.Model, &b.Match.Key, &nano, &b.Period, &b.Timezone, &b.Enforcement, &b.AlertAt, &b.OnStoreFailure, &b.Generation,
+		&b.ID, &b.Scope, &b.Match.Route, &b.Match.Model, &b.Match.Key, &nano, &b.Period, &b.Timezone, &b.Enforcement, &b.AlertAt, &b.OnStoreFailure, &b.Mode, &b.LeasePercent,
+		&b.Generation,
 	}, b.to()...)...)
 	b.USD = money.Nano(nano)
 	b.inUTC()
@@ -92,12 +96,16 @@ func (b costBudget) document(around time.Time) (*rateguardv1.Budget, error) {
 	return d, nil
 }
 
-// bare returns the document without periods.
+// bare returns the document without periods. A strict budget does not say so, as none did before there were others.
 func (b costBudget) bare() *rateguardv1.Budget {
-	return &rateguardv1.Budget{
+	d := &rateguardv1.Budget{
 		Id: b.ID, Generation: uint64(b.Generation), Scope: b.Scope, Match: b.Match.document(), LimitNanoUsd: int64(b.USD), //nolint:gosec // versions count from 1
 		Period: b.Period, Timezone: b.Timezone, Enforcement: b.Enforcement, AlertAt: b.AlertAt, OnStoreFailure: b.OnStoreFailure,
 	}
+	if b.Mode == budget.ModeLeased {
+		d.Mode, d.LeasePercent = b.Mode, b.LeasePercent
+	}
+	return d
 }
 
 // readBudget reads the body of a PUT.
@@ -115,11 +123,14 @@ func readBudget(o *object, id string) costBudget {
 		{"timezone", &given.Timezone},
 		{"enforcement", &given.Enforcement},
 		{"on_store_failure", &given.OnStoreFailure},
+		{"mode", &given.Mode},
 	} {
 		*f.to, _ = o.text(f.name, maxName)
 	}
 	given.LimitNanoUsd = int64(readUSD(o, "usd"))
 	o.into("alert_at", &given.AlertAt, "a list of numbers")
+	percent, _ := o.whole("lease_percent", 1, budget.MaxLeasePercent)
+	given.LeasePercent = int32(percent) //nolint:gosec // within the bounds
 	none := given.AlertAt != nil && len(given.AlertAt) == 0
 	m := readMatch(o)
 
@@ -135,6 +146,7 @@ func readBudget(o *object, id string) costBudget {
 	return costBudget{
 		ID: id, Scope: full.GetScope(), Match: m, USD: money.Nano(full.GetLimitNanoUsd()), Period: full.GetPeriod(), Timezone: full.GetTimezone(),
 		Enforcement: full.GetEnforcement(), AlertAt: full.GetAlertAt(), OnStoreFailure: full.GetOnStoreFailure(),
+		Mode: full.GetMode(), LeasePercent: full.GetLeasePercent(),
 	}
 }
 

@@ -72,37 +72,41 @@ func (target) Apply(ctx context.Context, tx pgx.Tx, b runner.Batch) (int64, erro
 	return n, nil
 }
 
-// read returns the newest row of each reservation of the batch that has one.
-func read(ctx context.Context, tx pgx.Tx, b runner.Batch) (map[outcome.Key]Last, error) {
+// read returns the newest row of each reservation of the batch that has one, without its usage and its place in the log.
+func read(ctx context.Context, tx pgx.Tx, b runner.Batch) (map[outcome.Key]Row, error) {
 	var workspaces, ids []string
 	for _, rec := range b.Records {
 		for _, k := range Keys(rec) {
 			workspaces, ids = append(workspaces, k.Workspace), append(ids, k.ReservationID)
 		}
 	}
-	last := make(map[outcome.Key]Last)
+	last := make(map[outcome.Key]Row)
 	if len(ids) == 0 {
 		return last, nil
 	}
 	rows, err := tx.Query(ctx, `
-SELECT DISTINCT ON (l.workspace, l.reservation_id) l.workspace, l.reservation_id, l.revision, l.kind, l.cost_nano, l.estimated
+SELECT DISTINCT ON (l.workspace, l.reservation_id) l.workspace, l.reservation_id, l.revision, l.request_id, l.attempt, l.key_id, l.route, l.provider,
+       l.model, l.endpoint, l.kind, l.cost_nano, l.bound_nano, l.estimated, l.price_version, l.policy_version, l.holds, l.opened_at
   FROM unnest($1::text[], $2::text[]) AS k(workspace, reservation_id)
   JOIN ledger l USING (workspace, reservation_id)
  ORDER BY l.workspace, l.reservation_id, l.revision DESC`, workspaces, ids)
 	if err != nil {
 		return nil, fmt.Errorf("reading the ledger: %w", err)
 	}
-	var k outcome.Key
-	var l Last
-	_, err = pgx.ForEachRow(rows, []any{&k.Workspace, &k.ReservationID, &l.Revision, &l.Kind, &l.CostNano, &l.Estimated}, func() error {
-		if l.CostNano != nil {
-			cost := *l.CostNano
-			l.CostNano = &cost
+	defer rows.Close()
+	for rows.Next() {
+		var r Row
+		var holds []byte
+		if err := rows.Scan(&r.Workspace, &r.ReservationID, &r.Revision, &r.RequestID, &r.Attempt, &r.KeyID, &r.Route, &r.Provider,
+			&r.Model, &r.Endpoint, &r.Kind, &r.CostNano, &r.BoundNano, &r.Estimated, &r.PriceVersion, &r.PolicyVersion, &holds, &r.OpenedAt); err != nil {
+			return nil, fmt.Errorf("reading the ledger: %w", err)
 		}
-		last[k] = l
-		return nil
-	})
-	if err != nil {
+		if err := json.Unmarshal(holds, &r.Holds); err != nil {
+			return nil, fmt.Errorf("reading the holds of %s: %w", r.ReservationID, err)
+		}
+		last[r.Key] = r
+	}
+	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("reading the ledger: %w", err)
 	}
 	return last, nil

@@ -38,19 +38,17 @@ type Row struct {
 	Index                                   int32
 }
 
-// Last is what the projection has to know of a reservation: its newest row.
-type Last struct {
-	Revision  int32
-	Kind      string
-	CostNano  *int64
-	Estimated bool
-}
-
 // Reasons of corrections that this projection makes itself.
-const reasonLate = "a later end of the same reservation"
+const (
+	reasonLate  = "a later end of the same reservation"
+	reasonTaken = "a reservation that was taken from the lease came later"
+)
 
-// Keys returns the reservations whose last rows Project has to be given.
+// Keys returns the reservations and leases whose newest rows Project has to be given.
 func Keys(rec runner.Record) []outcome.Key {
+	if o := lateTaking(rec); o != nil {
+		return []outcome.Key{outcome.KeyOf(rec.Workspace, o.GetReservationId()), outcome.KeyOf(rec.Workspace, o.GetLeaseId())}
+	}
 	list, _, _ := outcome.Of(rec.Event)
 	keys := make([]outcome.Key, len(list))
 	for i, o := range list {
@@ -59,9 +57,22 @@ func Keys(rec runner.Record) []outcome.Key {
 	return keys
 }
 
-// Project returns the rows of one record and notes them in last. An end for a reservation that has
-// one is a correction, or nothing when it says the same: there is never a second cost.
-func Project(last map[outcome.Key]Last, rec runner.Record) []Row {
+// lateTaking returns the opening of a reservation whose lease may be charged; nil for any other record. Leases are charged by the closing of their
+// producer alone.
+func lateTaking(rec runner.Record) *rateguardv1.ReservationOpened {
+	o := rec.Event.GetReservationOpened()
+	if !rec.AfterClose || o.GetLeaseId() == "" || len(o.GetHolds()) == 0 {
+		return nil
+	}
+	return o
+}
+
+// Project returns the rows of one record and notes them in last, which has the newest row of each reservation. An end for a reservation that has
+// one is a correction, or nothing when it says the same: there is never a second cost. A lease is no request: it has a row only where something is charged for it.
+func Project(last map[outcome.Key]Row, rec runner.Record) []Row {
+	if o := lateTaking(rec); o != nil {
+		return uncharge(last, rec, o)
+	}
 	list, correction, reason := outcome.Of(rec.Event)
 	var rows []Row
 	for i, o := range list {
@@ -70,24 +81,46 @@ func Project(last map[outcome.Key]Last, rec runner.Record) []Row {
 		row.Index = int32(i)
 		before, ended := last[key]
 		row.Revision = outcome.Revision(o)
-		if ended {
-			if same(before, row) {
-				continue
-			}
+		switch {
+		case ended && same(before, row):
+			continue
+		case ended:
 			row.Revision = max(row.Revision, before.Revision+1)
 			row.Reason = reasonLate
+		case o.GetLease() && outcome.Value(row.CostNano) == 0:
+			continue
 		}
 		if correction {
 			row.Reason = postgres.Text(reason)
 		}
 		row.DeltaNano = outcome.Value(row.CostNano) - outcome.Value(before.CostNano)
-		last[key] = Last{Revision: row.Revision, Kind: row.Kind, CostNano: row.CostNano, Estimated: row.Estimated}
+		last[key] = row
 		rows = append(rows, row)
 	}
 	return rows
 }
 
-func same(before Last, row Row) bool {
+// uncharge returns the next revision of a lease that was charged, as a reservation that was taken from it has come to light, which will tell its
+// own cost.
+func uncharge(last map[outcome.Key]Row, rec runner.Record, o *rateguardv1.ReservationOpened) []Row {
+	if _, ended := last[outcome.KeyOf(rec.Workspace, o.GetReservationId())]; ended {
+		return nil // the closing knew it
+	}
+	key := outcome.KeyOf(rec.Workspace, o.GetLeaseId())
+	row := last[key]
+	taken := min(o.GetHolds()[0].GetAmountNanoUsd(), outcome.Value(row.CostNano))
+	if taken == 0 {
+		return nil
+	}
+	left := *row.CostNano - taken
+	row.Revision++
+	row.CostNano, row.DeltaNano, row.Reason = &left, -taken, reasonTaken
+	row.OccurredAt, row.ProducerID, row.Offset, row.Index = outcome.OccurredAt(rec.Event), postgres.Text(rec.Event.GetProducerId()), rec.Offset, 0
+	last[key] = row
+	return []Row{row}
+}
+
+func same(before, row Row) bool {
 	return before.Kind == row.Kind && before.Estimated == row.Estimated &&
 		(before.CostNano == nil) == (row.CostNano == nil) && outcome.Value(before.CostNano) == outcome.Value(row.CostNano)
 }

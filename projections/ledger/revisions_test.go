@@ -86,12 +86,101 @@ func TestReservationHasOneCostWhateverComes(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			last := map[outcome.Key]ledger.Last{}
+			last := map[outcome.Key]ledger.Row{}
 			var got []row
 			for _, e := range test.events {
 				for _, r := range ledger.Project(last, runner.Record{Workspace: "ws", Event: e}) {
 					got = append(got, row{r.Revision, r.Kind, r.DeltaNano, r.Reason})
 				}
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("rows (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+const leaseID = "l/lease"
+
+func lease(kind rateguardv1.OutcomeKind, cost int64) *rateguardv1.Outcome {
+	return &rateguardv1.Outcome{
+		ReservationId: leaseID, Revision: 1, Kind: kind, CostNanoUsd: &cost, Lease: true, Estimated: cost > 0,
+		Subject: &rateguardv1.Subject{RequestId: "l", OpenedAtUnixUs: at.UnixMicro(), PolicyVersion: 4},
+		Holds:   []*rateguardv1.Hold{{BudgetId: "b", AmountNanoUsd: 100}},
+	}
+}
+
+func leaseEnded() *rateguardv1.Event {
+	return &rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), ProducerId: "p", Body: &rateguardv1.Event_LeaseEnded{
+		LeaseEnded: &rateguardv1.LeaseEnded{Outcome: lease(rateguardv1.OutcomeKind_OUTCOME_KIND_VOIDED, 0)},
+	}}
+}
+
+func closedLease(kind rateguardv1.OutcomeKind, cost int64, others ...*rateguardv1.Outcome) *rateguardv1.Event {
+	return &rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), Body: &rateguardv1.Event_ProducerClosed{
+		ProducerClosed: &rateguardv1.ProducerClosed{ProducerId: "p", Ends: append(others, lease(kind, cost))},
+	}}
+}
+
+// taken is the opening of a reservation of the lease, which shows when it is shipped at last.
+func taken(bound int64) *rateguardv1.Event {
+	return &rateguardv1.Event{OccurredAtUnixUs: at.Add(time.Minute).UnixMicro(), ProducerId: "p", Body: &rateguardv1.Event_ReservationOpened{
+		ReservationOpened: &rateguardv1.ReservationOpened{
+			ReservationId: "r/1", LeaseId: leaseID, BoundNanoUsd: &bound, Holds: []*rateguardv1.Hold{{BudgetId: "b", AmountNanoUsd: bound}},
+		},
+	}}
+}
+
+func TestALeaseHasARowOnlyWhereItIsCharged(t *testing.T) {
+	type row struct {
+		ID       string
+		Revision int32
+		Kind     string
+		Cost     int64
+		Delta    int64
+		Reason   string
+	}
+	const (
+		late      = "a later end of the same reservation"
+		surfaced  = "a reservation that was taken from the lease came later"
+		isExpired = rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED
+		isVoided  = rateguardv1.OutcomeKind_OUTCOME_KIND_VOIDED
+	)
+	charge := row{leaseID, 1, "expired", 100, 100, ""}
+	for _, test := range []struct {
+		name   string
+		events []*rateguardv1.Event
+		want   []row
+	}{
+		{"given back", []*rateguardv1.Event{taken(30), leaseEnded()}, nil},
+		{"closed, and nothing can have been taken", []*rateguardv1.Event{closedLease(isVoided, 0)}, nil},
+		{"charged", []*rateguardv1.Event{closedLease(isExpired, 100)}, []row{charge}},
+		{"charged and given back", []*rateguardv1.Event{closedLease(isExpired, 100), leaseEnded()}, []row{charge, {leaseID, 2, "voided", 0, -100, late}}},
+		{
+			"a reservation behind the charge",
+			[]*rateguardv1.Event{closedLease(isExpired, 100), taken(30), settled(5), leaseEnded()},
+			[]row{charge, {leaseID, 2, "expired", 70, -30, surfaced}, {"r/1", 1, "settled", 5, 5, ""}, {leaseID, 3, "voided", 0, -70, late}},
+		},
+		{"one of more than the charge", []*rateguardv1.Event{closedLease(isExpired, 100), taken(130)}, []row{charge, {leaseID, 2, "expired", 0, -100, surfaced}}},
+		{
+			"one that the closing knew",
+			[]*rateguardv1.Event{closedLease(isExpired, 100, closed(9).GetProducerClosed().GetEnds()...), taken(30)},
+			[]row{{"r/1", 1, "expired", 9, 9, ""}, charge},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			last := map[outcome.Key]ledger.Row{}
+			var got []row
+			behind := false
+			for _, e := range test.events {
+				for _, r := range ledger.Project(last, runner.Record{Workspace: "ws", Event: e, AfterClose: behind}) {
+					got = append(got, row{r.ReservationID, r.Revision, r.Kind, outcome.Value(r.CostNano), r.DeltaNano, r.Reason})
+					if r.Reason == surfaced && (r.RequestID != "l" || r.PolicyVersion != 4 || !r.OpenedAt.Equal(at) || !r.OccurredAt.Equal(at.Add(time.Minute)) ||
+						r.ProducerID != "p" || !r.Estimated || len(r.Holds) != 1) {
+						t.Errorf("the next revision of the lease is %+v", r)
+					}
+				}
+				behind = behind || e.GetProducerClosed() != nil
 			}
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("rows (-want +got):\n%s", diff)

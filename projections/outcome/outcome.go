@@ -30,6 +30,8 @@ func Of(e *rateguardv1.Event) (list []*rateguardv1.Outcome, correction bool, rea
 		return []*rateguardv1.Outcome{body.ReservationVoided.GetOutcome()}, false, ""
 	case *rateguardv1.Event_ReservationExpired:
 		return []*rateguardv1.Outcome{body.ReservationExpired.GetOutcome()}, false, ""
+	case *rateguardv1.Event_LeaseEnded:
+		return []*rateguardv1.Outcome{body.LeaseEnded.GetOutcome()}, false, ""
 	case *rateguardv1.Event_CostCorrected:
 		return []*rateguardv1.Outcome{body.CostCorrected.GetOutcome()}, true, body.CostCorrected.GetReason()
 	case *rateguardv1.Event_ProducerClosed:
@@ -89,7 +91,7 @@ func checkHolds(list []*rateguardv1.Hold) error {
 	return nil
 }
 
-// maxAmount bounds the cost of one call, in nano-USD. A batch of the largest costs still fits an int64.
+// maxAmount bounds the cost of one call and what a lease holds, in nano-USD. A batch of the largest costs still fits an int64.
 const maxAmount = int64(money.MaxCall)
 
 func amount(nano int64) bool { return nano >= 0 && nano <= maxAmount }
@@ -136,6 +138,11 @@ type Hold struct {
 	Balance          string    `json:"balance"`
 	PeriodStart      time.Time `json:"period_start"`
 	AmountNano       int64     `json:"amount_nano"`
+}
+
+// SamePeriod reports whether two holds are of one balance of one budget in one period.
+func (h Hold) SamePeriod(other Hold) bool {
+	return h.BudgetID == other.BudgetID && h.BudgetGeneration == other.BudgetGeneration && h.Balance == other.Balance && h.PeriodStart.Equal(other.PeriodStart)
 }
 
 // Holds returns the holds as the stores take them. A period without a start begins in 1970.

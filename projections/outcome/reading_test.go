@@ -30,6 +30,10 @@ func settle(o *rateguardv1.Outcome) *rateguardv1.Event {
 	return &rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{Outcome: o}}}
 }
 
+func leaseEnded(o *rateguardv1.Outcome) *rateguardv1.Event {
+	return &rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), Body: &rateguardv1.Event_LeaseEnded{LeaseEnded: &rateguardv1.LeaseEnded{Outcome: o}}}
+}
+
 func open(id string, bound int64, holds ...*rateguardv1.Hold) *rateguardv1.Event {
 	return &rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), Body: &rateguardv1.Event_ReservationOpened{
 		ReservationOpened: &rateguardv1.ReservationOpened{ReservationId: id, BoundNanoUsd: &bound, Holds: holds},
@@ -47,6 +51,7 @@ func TestOutcomesOfEachEvent(t *testing.T) {
 		"settled":   {event: settle(o), want: []*rateguardv1.Outcome{o}},
 		"voided":    {event: &rateguardv1.Event{Body: &rateguardv1.Event_ReservationVoided{ReservationVoided: &rateguardv1.ReservationVoided{Outcome: o}}}, want: []*rateguardv1.Outcome{o}},
 		"expired":   {event: &rateguardv1.Event{Body: &rateguardv1.Event_ReservationExpired{ReservationExpired: &rateguardv1.ReservationExpired{Outcome: o}}}, want: []*rateguardv1.Outcome{o}},
+		"lease":     {event: leaseEnded(o), want: []*rateguardv1.Outcome{o}},
 		"closed":    {event: &rateguardv1.Event{Body: &rateguardv1.Event_ProducerClosed{ProducerClosed: &rateguardv1.ProducerClosed{Ends: []*rateguardv1.Outcome{o, p}}}}, want: []*rateguardv1.Outcome{o, p}},
 		"corrected": {&rateguardv1.Event{Body: &rateguardv1.Event_CostCorrected{CostCorrected: &rateguardv1.CostCorrected{Outcome: o, Reason: "why"}}}, []*rateguardv1.Outcome{o}, true, "why"},
 		"opened":    {event: open("r/1", 1)},
@@ -88,6 +93,9 @@ func TestWhatCannotBeCounted(t *testing.T) {
 		"a cost below zero":         {settle(end(settled, nano(-1))), "out of range"},
 		"an unknown kind":           {settle(end(99, nano(1))), "unknown kind 99"},
 		"no kind":                   {settle(end(0, nano(1))), "unknown kind 0"},
+		"the end of a lease":        {leaseEnded(end(voided, nano(0))), ""},
+		"a lease without an id":     {leaseEnded(nameless), "no reservation id"},
+		"a lease below zero":        {leaseEnded(held(-1)), "out of range"},
 		"no reservation":            {settle(nameless), "no reservation id"},
 		"a wild revision":           {settle(revised), "out of range"},
 		"no outcome":                {settle(nil), "no reservation id"},

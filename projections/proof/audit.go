@@ -29,6 +29,9 @@ const (
 	RulePolicy = "policy"
 	// RuleBound: nothing holds more than its bound, and nothing without a bound holds of a hard budget.
 	RuleBound = "bound"
+	// RuleLease: what names a lease is within it: of its producer, its epoch and its budget periods, before its end, and all of it together no more than it
+	// holds; and its end gives back what was not taken.
+	RuleLease = "lease"
 	// RuleView: no grant saw less than what the log says it must have seen.
 	RuleView = "view"
 )
@@ -45,11 +48,15 @@ type Audit struct {
 // WorkspaceAudit is what the log says of one workspace. Lists name the first of each kind.
 type WorkspaceAudit struct {
 	Workspace string `json:"workspace"`
-	// Openings are all that counted; Hard are holds of hard budgets that were checked, Unknown those whose policy version the history has not.
+	// Openings are all that counted, Leases those that are leases, and Taken those that were taken from one; Hard are holds of hard budgets that were checked, Unknown those whose policy version the history has not.
 	Openings int64        `json:"openings"`
+	Leases   int64        `json:"leases"`
+	Taken    int64        `json:"taken_from_leases"`
 	Hard     int64        `json:"hard"`
 	Unknown  int64        `json:"unknown_policy"`
 	Epochs   []EpochAudit `json:"epochs"`
+	// UnknownLeases counts reservations whose lease the log does not have: it begins behind it, or lacks records of the producer.
+	UnknownLeases int64 `json:"unknown_leases"`
 	// Broken counts breaches of the rules.
 	Broken   int64    `json:"broken"`
 	Breaches []Breach `json:"breaches"`

@@ -22,6 +22,7 @@ type auditor struct {
 	views   map[keyspace.BudgetPeriod]*view
 	// local are open reservations that Redis did not grant.
 	local   map[string]bool
+	leases  leases
 	records int
 }
 
@@ -29,7 +30,7 @@ func newAuditor(workspace string, h history) *auditor {
 	return &auditor{
 		WorkspaceAudit: WorkspaceAudit{Workspace: workspace, Epochs: []EpochAudit{}, Breaches: []Breach{}, Overruns: []Overrun{}},
 		history:        h, state: new(rateguardv1.SpendState), epochs: make(map[uint64]*numbers),
-		views: make(map[keyspace.BudgetPeriod]*view), local: make(map[string]bool),
+		views: make(map[keyspace.BudgetPeriod]*view), local: make(map[string]bool), leases: newLeases(),
 	}
 }
 
@@ -38,10 +39,10 @@ func (a *auditor) apply(e *rateguardv1.Event, offset int64) {
 	o := e.GetReservationOpened()
 	taken := o != nil && spend.TakesOpening(a.state, e.GetProducerId(), o.GetReservationId())
 	closed := spend.Producer(a.state, e.GetProducerId()).GetClosedAtUnixUs() != 0
-	before := make([]int64, len(o.GetHolds()))
+	before := make([]shown, len(o.GetHolds()))
 	for i, h := range o.GetHolds() {
 		sums := spend.Find(a.state, h)
-		before[i] = sums.GetPostedNanoUsd() + sums.GetReservedNanoUsd()
+		before[i] = shown{sums.GetPostedNanoUsd(), sums.GetReservedNanoUsd()}
 	}
 	did := spend.Fold(a.state, e)
 	if a.records++; a.records%sweep == 0 {
@@ -52,7 +53,7 @@ func (a *auditor) apply(e *rateguardv1.Event, offset int64) {
 	}
 	switch body := e.GetBody().(type) {
 	case *rateguardv1.Event_ReservationOpened:
-		a.opened(opening{e.GetProducerId(), offset, o}, taken, before)
+		a.opened(opening{e.GetProducerId(), e.GetSequence(), offset, o}, taken, before)
 	case *rateguardv1.Event_CostCorrected:
 		c := body.CostCorrected
 		a.overran(c.GetOutcome(), offset, "price corrected")
@@ -61,6 +62,7 @@ func (a *auditor) apply(e *rateguardv1.Event, offset int64) {
 		for _, end := range body.ProducerClosed.GetEnds() {
 			if did.Closed {
 				a.ended(end, body.ProducerClosed.GetProducerId())
+				a.leases.close(end.GetReservationId())
 			}
 		}
 	default:
@@ -70,26 +72,40 @@ func (a *auditor) apply(e *rateguardv1.Event, offset int64) {
 				a.raise(end, end.GetCostNanoUsd())
 			}
 			a.ended(end, e.GetProducerId())
+			if e.GetLeaseEnded() != nil {
+				a.leaseEnded(e, offset)
+			}
 		}
 	}
 }
 
-// opening is the record of a grant.
+// shown is what the fold shows of a budget period.
+type shown struct{ posted, reserved int64 }
+
+// opening is the record by which a reservation or a lease begins.
 type opening struct {
 	producer string
+	sequence uint64
 	offset   int64
 	*rateguardv1.ReservationOpened
 }
 
-// opened checks a grant; before are what the fold showed of its budgets before it.
-func (a *auditor) opened(o opening, taken bool, before []int64) {
+// opened checks a grant, or what is taken from a lease; before are what the fold showed of its budgets before it.
+func (a *auditor) opened(o opening, taken bool, before []shown) {
 	a.Openings++
+	if o.GetLease() {
+		a.lent(o)
+	}
+	if o.GetLeaseId() != "" {
+		a.takenFrom(o, before)
+		return
+	}
 	hard := false
 	for i, h := range o.GetHolds() {
 		hard = a.held(o, h) || hard
 		v := a.view(h)
 		if o.GetEpoch() > 0 && a.isHard(o, h) {
-			a.saw(o, h, v, before[i])
+			a.saw(o, h, v, before[i].posted+before[i].reserved)
 		}
 		if taken {
 			v.open(o, h)
@@ -98,8 +114,8 @@ func (a *auditor) opened(o opening, taken bool, before []int64) {
 	switch {
 	case len(o.GetHolds()) == 0:
 	case o.GetEpoch() == 0:
-		if hard {
-			a.breach(Breach{Rule: RuleOps, Reservation: o.GetReservationId(), Offset: o.offset, Detail: "holds of a hard budget and was not granted in Redis"})
+		if hard || o.GetLease() {
+			a.breach(Breach{Rule: RuleOps, Reservation: o.GetReservationId(), Offset: o.offset, Detail: "is a lease or holds of a hard budget, and was not granted in Redis"})
 		}
 		if taken {
 			a.local[o.GetReservationId()] = true
@@ -147,7 +163,7 @@ func (a *auditor) held(o opening, h *rateguardv1.Hold) bool {
 		return false
 	}
 	a.Hard++
-	if o.BoundNanoUsd == nil {
+	if o.BoundNanoUsd == nil && !o.GetLease() { // of a lease each reservation has one
 		breach(RuleBound, "has no bound under a hard budget")
 	}
 	if o.GetEpoch() > 0 && sum > money.Nano(b.limit) {

@@ -60,11 +60,12 @@ func NewBook(account *rateguardv1.Hold, at time.Time) *Book {
 func (b *Book) Apply(e *rateguardv1.Event, offset int64) {
 	producer := spend.Producer(b.state, e.GetProducerId())
 	closed := producer.GetClosedAtUnixUs() != 0
-	var taken bool
+	var taken, uncharges bool
 	var ended spend.Closing
 	switch opened, outcomes := e.GetReservationOpened(), firstOutcome(e); {
 	case opened != nil:
 		taken = spend.TakesOpening(b.state, e.GetProducerId(), opened.GetReservationId())
+		uncharges = spend.EndedByClosing(b.state, e.GetProducerId(), opened.GetLeaseId()) == spend.ClosingEnded
 	case closed && outcomes != nil:
 		ended = spend.EndedByClosing(b.state, e.GetProducerId(), outcomes.GetReservationId())
 	}
@@ -77,7 +78,7 @@ func (b *Book) Apply(e *rateguardv1.Event, offset int64) {
 	switch body := e.GetBody().(type) {
 	case *rateguardv1.Event_ReservationOpened:
 		if taken {
-			b.open(r, body.ReservationOpened)
+			b.open(r, body.ReservationOpened, uncharges)
 		}
 	case *rateguardv1.Event_CostCorrected:
 		b.replace(r, body.CostCorrected.GetOutcome(), End{
@@ -143,7 +144,8 @@ func (b *Book) hold(holds []*rateguardv1.Hold) (*rateguardv1.Hold, bool) {
 	return nil, false
 }
 
-func (b *Book) open(r record, o *rateguardv1.ReservationOpened) {
+// open takes an opening; uncharges says that a closing has ended the lease that it names.
+func (b *Book) open(r record, o *rateguardv1.ReservationOpened, uncharges bool) {
 	h, found := b.hold(o.GetHolds())
 	if !found {
 		return
@@ -158,9 +160,36 @@ func (b *Book) open(r record, o *rateguardv1.ReservationOpened) {
 		b.unlisted++
 	}
 	if entry != nil {
-		entry.Opened = newOpening(r.event, o, h, r.offset)
+		entry.Opened, entry.Lease = newOpening(r.event, o, h, r.offset), o.GetLease()
 	}
-	b.count(r.at, sums{opened: 1, reserved: money.Nano(h.GetAmountNanoUsd())})
+	change := sums{opened: 1, reserved: money.Nano(h.GetAmountNanoUsd())}
+	if o.GetLeaseId() != "" {
+		charged := b.take(r, o, money.Nano(h.GetAmountNanoUsd()), uncharges)
+		change.reserved, change.posted = charged, -charged
+	}
+	b.count(r.at, change)
+}
+
+// take takes what a reservation holds from its lease, and returns how much of that had been charged: it has one revision more then.
+func (b *Book) take(r record, o *rateguardv1.ReservationOpened, amount money.Nano, uncharges bool) money.Nano {
+	lease := b.listed[o.GetLeaseId()]
+	if lease == nil {
+		return 0
+	}
+	if !r.at.After(b.at) {
+		lease.taken += amount
+	}
+	if !uncharges || lease.open() {
+		return 0
+	}
+	last := lease.Ends[len(lease.Ends)-1]
+	charged := min(amount, cost(last.Cost))
+	if charged > 0 {
+		left := cost(last.Cost) - charged
+		last.At, last.Offset, last.Revision, last.Cost, last.By, last.Reason = r.at, r.offset, last.Revision+1, &left, byReservation, o.GetReservationId()+" was taken from it"
+		lease.Ends = append(lease.Ends, last)
+	}
+	return charged
 }
 
 func (b *Book) end(r record, o *rateguardv1.Outcome, by string) {
@@ -185,7 +214,7 @@ func (b *Book) replace(r record, o *rateguardv1.Outcome, who, previous End) {
 func (b *Book) list(r record, o *rateguardv1.Outcome, who End) {
 	entry := b.listed[o.GetReservationId()]
 	if entry == nil && len(b.listed) < maxListed {
-		entry = &Reservation{ID: o.GetReservationId()}
+		entry = &Reservation{ID: o.GetReservationId(), Lease: o.GetLease()}
 		b.listed[entry.ID] = entry
 	}
 	if entry != nil {

@@ -94,6 +94,9 @@ type grant struct {
 	policy                   uint64
 	epoch, op                uint64
 	bound                    int64
+	// lease: it is a lease. from is the lease that it was taken from.
+	lease bool
+	from  string
 }
 
 func (g grant) hold() *rateguardv1.Hold {
@@ -105,7 +108,7 @@ func (g grant) hold() *rateguardv1.Hold {
 
 // opening returns the event of a grant; its number is the next one where it has none.
 func (s *script) opening(g grant) *rateguardv1.Event {
-	if g.op == 0 {
+	if g.op == 0 && g.from == "" {
 		s.op++
 		g.op = s.op
 	}
@@ -118,10 +121,14 @@ func (s *script) opening(g grant) *rateguardv1.Event {
 	if g.bound == 0 {
 		g.bound = g.amount
 	}
-	return &rateguardv1.Event{Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: &rateguardv1.ReservationOpened{
-		ReservationId: g.id, BoundNanoUsd: &g.bound, Epoch: g.epoch, Op: g.op, Holds: []*rateguardv1.Hold{g.hold()},
+	o := &rateguardv1.ReservationOpened{
+		ReservationId: g.id, Epoch: g.epoch, Op: g.op, Holds: []*rateguardv1.Hold{g.hold()}, Lease: g.lease, LeaseId: g.from,
 		Subject: &rateguardv1.Subject{RequestId: g.id, KeyId: "key_1", Route: "openai", Model: "gpt", PriceVersion: "v1", PolicyVersion: g.policy, OpenedAtUnixUs: s.now.UnixMicro()},
-	}}}
+	}
+	if !g.lease {
+		o.BoundNanoUsd = &g.bound
+	}
+	return &rateguardv1.Event{Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: o}}
 }
 
 func (s *script) open(g grant) {
@@ -134,6 +141,26 @@ func (s *script) outcome(g grant, cost int64) *rateguardv1.Outcome {
 		ReservationId: g.id, Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, CostNanoUsd: &cost, BoundNanoUsd: &g.amount,
 		Holds: []*rateguardv1.Hold{g.hold()}, Subject: &rateguardv1.Subject{RequestId: g.id, OpenedAtUnixUs: s.now.UnixMicro()},
 	}
+}
+
+// leaseOutcome ends a lease of which an amount is left.
+func (s *script) leaseOutcome(g grant, left, cost int64) *rateguardv1.Outcome {
+	o := s.outcome(g, cost)
+	o.Lease, o.BoundNanoUsd, o.Kind = true, nil, rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED
+	o.Holds[0].AmountNanoUsd = left
+	if cost == 0 {
+		o.Kind = rateguardv1.OutcomeKind_OUTCOME_KIND_VOIDED
+	}
+	return o
+}
+
+func (s *script) endingLease(g grant, left int64) *rateguardv1.Event {
+	return s.numbered(g.producer, &rateguardv1.Event{Body: &rateguardv1.Event_LeaseEnded{LeaseEnded: &rateguardv1.LeaseEnded{Outcome: s.leaseOutcome(g, left, 0)}}})
+}
+
+func (s *script) endLease(g grant, left int64) {
+	s.t.Helper()
+	s.write(topics.Costs, ws, s.endingLease(g, left))
 }
 
 func (s *script) settling(g grant, cost int64) *rateguardv1.Event {

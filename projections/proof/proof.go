@@ -165,14 +165,14 @@ func (p *Proof) fill(b *Book, q Question) {
 	slices.SortFunc(p.Data, func(x, y *Reservation) int {
 		return cmp.Or(-cmp.Compare(x.weight(), y.weight()), cmp.Compare(x.ID, y.ID))
 	})
+	p.FoldAgrees, p.Compared, p.Uncounted = b.differs == nil, b.checked, b.uncounted
+	if q.Refusal != nil {
+		p.Refusal = explain(*q.Refusal, b, p.Sums)
+	}
+	p.Verdict = verdict(p, b) // of all that is listed
 	p.Omitted = b.unlisted
 	if q.Most > 0 && len(p.Data) > q.Most {
 		p.Omitted += len(p.Data) - q.Most
 		p.Data = p.Data[:q.Most]
 	}
-	p.FoldAgrees, p.Compared, p.Uncounted = b.differs == nil, b.checked, b.uncounted
-	if q.Refusal != nil {
-		p.Refusal = explain(*q.Refusal, b, p.Sums)
-	}
-	p.Verdict = verdict(p, b)
 }

@@ -20,6 +20,9 @@ func verdict(p *Proof, b *Book) []string {
 			usd(p.Sums.Posted), count(p.Sums.Ended, "end"), usd(p.Sums.Reserved), p.Sums.Opened-p.Sums.Ended),
 		within(p),
 	}
+	if n, held := openLeases(p.Data); n > 0 {
+		out = append(out, fmt.Sprintf("%s of what was reserved was held by %s: for requests to come, or for some whose records had not been shipped.", usd(held), count(n, "open lease")))
+	}
 	if p.Log.From > 0 {
 		out = append(out, fmt.Sprintf("The log begins at offset %d: what stood before it is in no sum here.", p.Log.From))
 	}
@@ -36,6 +39,17 @@ func verdict(p *Proof, b *Book) []string {
 		out = append(out, p.Refusal.words()...)
 	}
 	return out
+}
+
+// openLeases returns how many leases are open, and what no reservation has taken of them.
+func openLeases(list []*Reservation) (n int64, held money.Nano) {
+	for _, r := range list {
+		if r.Lease && r.open() {
+			n++
+			held += r.Held
+		}
+	}
+	return n, held
 }
 
 func within(p *Proof) string {

@@ -13,16 +13,25 @@ func (k *Check) spent() bool { return k.Kind == kindBudget && k.Used+k.Cost > k.
 
 // fullBudget says what stood in the way of a request that a budget refused.
 func (k *Check) fullBudget() string {
-	text := fmt.Sprintf("%s of it were spent and %s reserved by open requests when the request came; it needed up to %s.", usd(k.Used), usd(k.Reserved), usd(k.Cost))
+	text := fmt.Sprintf("%s of it were spent and %s reserved when the request came; it needed up to %s.", usd(k.Used), usd(k.Reserved), usd(k.Cost))
 	if !k.spent() {
-		text += " Only open requests stood in its way: what they do not use comes back when they end."
+		text += " Only what was reserved stood in its way: what open requests and leases do not use comes back when they end."
 	}
 	return text + " " + k.reset()
 }
 
+// reservedOf says what an admitted request reserved and left. What was taken from a lease was reserved before, and all that is known of the budget is what
+// Redis showed when it granted the lease.
+func (k *Check) reservedOf() string {
+	if k.DecidedBy == byLease {
+		return "It took up to " + usd(k.Cost) + " from a lease of it; when Redis granted that, the lease included, " + k.restOfBudget() + ". " + k.reset()
+	}
+	return "It reserved up to " + usd(k.Cost) + "; with that " + k.restOfBudget() + ". " + k.reset()
+}
+
 // restOfBudget says what was spent, reserved and left after the decision.
 func (k *Check) restOfBudget() string {
-	text := fmt.Sprintf("%s of it were spent and %s reserved by open requests", usd(k.Used), usd(k.Reserved))
+	text := fmt.Sprintf("%s of it were spent and %s reserved", usd(k.Used), usd(k.Reserved))
 	if over := k.Used + k.Reserved - k.Limit; over > 0 {
 		text += fmt.Sprintf(", %s above its limit", usd(over))
 		if k.Enforcement == softly {

@@ -44,7 +44,7 @@ type Check struct {
 	Subject string `json:"subject"`
 	// RetryAfterUS of a denial is how long until the same request would have been admitted.
 	RetryAfterUS int64 `json:"retry_after_us"`
-	// DecidedBy is "redis", "lease" (tokens that the proxy had taken before) or "local" (the store was unavailable).
+	// DecidedBy is "redis", "lease" (units or a part of a budget that the proxy had taken before) or "local" (the store was unavailable).
 	DecidedBy string `json:"decided_by"`
 	// ClockOffsetUS is the proxy's clock minus Redis' clock.
 	ClockOffsetUS int64 `json:"clock_offset_us"`

@@ -69,7 +69,7 @@ func (k *Check) rest() string {
 // took says what an admitted request took and left.
 func (k *Check) took() string {
 	if k.Kind == kindBudget {
-		return "It reserved up to " + usd(k.Cost) + "; with that " + k.restOfBudget() + ". " + k.reset()
+		return k.reservedOf()
 	}
 	text := "It took " + strconv.FormatInt(k.Cost, 10) + ", and " + k.rest() + "."
 	if k.DelayUS > 0 {

@@ -2,6 +2,7 @@ package query
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -17,6 +18,8 @@ func Why(e *Explanation) []string {
 	k := binding(e.Checks)
 	var out []string
 	switch {
+	case isLease(e):
+		out = lease(e)
 	case e.Request.Decision == "forwarded":
 		out = admitted(e, k)
 	case e.Request.Decision != "denied":
@@ -34,6 +37,27 @@ func Why(e *Explanation) []string {
 	}
 	if e.PolicyVersion > 0 {
 		out = append(out, fmt.Sprintf("Decided with policy version %d.", e.PolicyVersion))
+	}
+	return out
+}
+
+// leaseSuffix ends the id of a lease, in the place of an attempt's number.
+const leaseSuffix = "/lease"
+
+// isLease reports whether the row is that of a lease: it has one only where it was charged.
+func isLease(e *Explanation) bool {
+	return slices.ContainsFunc(e.Reservations, func(r Reservation) bool { return strings.HasSuffix(r.ID, leaseSuffix) })
+}
+
+// lease is about a lease that was charged, and what of that still stands.
+func lease(e *Explanation) []string {
+	out := []string{"This is no request but a lease: what a proxy had reserved of budgets for requests to come. The proxy was lost, and what it may have spent of the lease without telling was charged."}
+	for _, r := range e.Reservations {
+		n := len(r.Outcomes)
+		if n < 2 || r.Outcomes[0].CostUSD == nil || r.Outcomes[n-1].CostUSD == nil {
+			continue
+		}
+		out = append(out, fmt.Sprintf("Later some of it came to light: of $%s that were charged at first, $%s still are.", *r.Outcomes[0].CostUSD, *r.Outcomes[n-1].CostUSD))
 	}
 	return out
 }
@@ -159,7 +183,7 @@ func decider(checks []Check, k *Check) []string {
 	case k.DecidedBy == byProxy:
 		return []string{"Redis did not answer in time, so the proxy decided alone, by its own share of each limit and its own clock (on_store_failure open)."}
 	case len(leased) > 0:
-		return []string{"Decided in the proxy, from units that it had leased from Redis before: " + strings.Join(leased, ", ") + "."}
+		return []string{"Decided in the proxy, from what it had leased from Redis before: " + strings.Join(leased, ", ") + "."}
 	case k.DecidedBy == byRedis:
 		return []string{clock(k.ClockOffsetUS)}
 	}

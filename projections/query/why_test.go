@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/rateguard/rateguard/projections/query"
+	"github.com/rateguard/rateguard/schemas/money"
 )
 
 var at = time.Date(2026, 11, 17, 10, 0, 12, 0, time.UTC)
@@ -55,7 +56,21 @@ func denied(status uint16, code string, checks ...query.Check) query.Explanation
 	return e
 }
 
+// leased is the row of a lease that was charged, with the costs of its revisions.
+func leased(costs ...money.Nano) query.Explanation {
+	e := forwarded()
+	e.Request.Method, e.Request.Decision = "", ""
+	r := query.Reservation{ID: "l/lease"}
+	for i := range costs {
+		r.Outcomes = append(r.Outcomes, query.Outcome{Revision: i + 1, Kind: "expired", CostUSD: &costs[i]})
+	}
+	e.Reservations = []query.Reservation{r}
+	return e
+}
+
 const (
+	leaseText = "This is no request but a lease: what a proxy had reserved of budgets for requests to come. The proxy was lost, and what it may have spent of the lease without telling was charged."
+
 	together = "Redis' clock, by which limits are decided, and the proxy's were less than 1 ms apart."
 	version  = "Decided with policy version 7."
 	limitX   = "limit lim_x: 60 requests per minute for key key_y (key scope)."
@@ -105,7 +120,7 @@ func TestWhy(t *testing.T) {
 			version,
 		}},
 		{"refused by a budget that is spent", denied(402, "budget_exceeded", month(func(k *query.Check) { k.Used, k.Reserved, k.Denied = 9_800_000_001, 100, true }), refusing(nil)), []string{
-			"Refused by hard budget b1: $10 for the whole workspace (workspace scope). $9.800000001 of it were spent and $0.0000001 reserved by open requests when the request came; it needed up to $1. " +
+			"Refused by hard budget b1: $10 for the whole workspace (workspace scope). $9.800000001 of it were spent and $0.0000001 reserved when the request came; it needed up to $1. " +
 				"It is reset at 2026-12-01 00:00:00 UTC.",
 			"Also refused by " + limitX + " 60 of 60 were used when the request came; it asked for 1. That limit would have admitted it 0.8 s later.",
 			"What is refused takes nothing from any limit.",
@@ -114,31 +129,31 @@ func TestWhy(t *testing.T) {
 		{"refused by a budget that waits for open requests, behind a limit", denied(429, "budget_contention", month(func(k *query.Check) { k.Used, k.Reserved, k.Denied = 2e9, 75e8, true }), refusing(nil)), []string{
 			"Refused by " + limitX + " 60 of 60 were used when the request came; it asked for 1.",
 			"The same limit would have admitted it 0.8 s later.",
-			"Also refused by hard budget b1: $10 for the whole workspace (workspace scope). $2 of it were spent and $7.5 reserved by open requests when the request came; it needed up to $1. " +
-				"Only open requests stood in its way: what they do not use comes back when they end. It is reset at 2026-12-01 00:00:00 UTC.",
+			"Also refused by hard budget b1: $10 for the whole workspace (workspace scope). $2 of it were spent and $7.5 reserved when the request came; it needed up to $1. " +
+				"Only what was reserved stood in its way: what open requests and leases do not use comes back when they end. It is reset at 2026-12-01 00:00:00 UTC.",
 			"What is refused takes nothing from any limit.",
 			together, version,
 		}},
 		{"refused by a budget without periods", denied(402, "budget_exceeded", month(func(k *query.Check) {
 			k.Used, k.Denied, k.ResetAfterUS, k.PeriodStart, k.Scope, k.Subject = 10e9, true, 0, time.Time{}, "key", "key_y"
 		})), []string{
-			"Refused by hard budget b1: $10 for key key_y (key scope). $10 of it were spent and $0 reserved by open requests when the request came; it needed up to $1. It has no periods and is never reset.",
+			"Refused by hard budget b1: $10 for key key_y (key scope). $10 of it were spent and $0 reserved when the request came; it needed up to $1. It has no periods and is never reset.",
 			together, version,
 		}},
 		{"admitted by a budget", forwarded(month(func(k *query.Check) { k.Used, k.Reserved, k.Remaining = 2e9, 15e8, 65e8 })), []string{
-			"Admitted by hard budget b1: $10 for the whole workspace (workspace scope). It reserved up to $1; with that $2 of it were spent and $1.5 reserved by open requests, and $6.5 remained. " +
+			"Admitted by hard budget b1: $10 for the whole workspace (workspace scope). It reserved up to $1; with that $2 of it were spent and $1.5 reserved, and $6.5 remained. " +
 				"It is reset at 2026-12-01 00:00:00 UTC.",
 			together, version,
 		}},
 		{"admitted by a soft budget above its limit", forwarded(month(func(k *query.Check) { k.Used, k.Reserved, k.Enforcement = 95e8, 15e8, "soft" })), []string{
-			"Admitted by soft budget b1: $10 for the whole workspace (workspace scope). It reserved up to $1; with that $9.5 of it were spent and $1.5 reserved by open requests, " +
+			"Admitted by soft budget b1: $10 for the whole workspace (workspace scope). It reserved up to $1; with that $9.5 of it were spent and $1.5 reserved, " +
 				"$1 above its limit, which a soft budget counts and does not refuse. It is reset at 2026-12-01 00:00:00 UTC.",
 			together, version,
 		}},
 		{"refused by a limit, beside a budget", denied(429, "rate_limit_exceeded", refusing(nil), month(func(k *query.Check) { k.Used, k.Remaining = 4e9, 6e9 })), []string{
 			"Refused by " + limitX + " 60 of 60 were used when the request came; it asked for 1.",
 			"The same limit would have admitted it 0.8 s later.",
-			"Hard budget b1: $10 for the whole workspace (workspace scope). $4 of it were spent and $0 reserved by open requests, and $6 remained.",
+			"Hard budget b1: $10 for the whole workspace (workspace scope). $4 of it were spent and $0 reserved, and $6 remained.",
 			"What is refused takes nothing from any limit.",
 			together, version,
 		}},
@@ -160,8 +175,15 @@ func TestWhy(t *testing.T) {
 		}},
 		{"admitted from a lease", forwarded(perMinute(func(k *query.Check) { k.DecidedBy = "lease" })), []string{
 			"Admitted by " + limitX + " It took 1, and 40 of 60 remained.",
-			"Decided in the proxy, from units that it had leased from Redis before: lim_x.", version,
+			"Decided in the proxy, from what it had leased from Redis before: lim_x.", version,
 		}},
+		{"admitted from a lease of a budget", forwarded(month(func(k *query.Check) { k.DecidedBy, k.Used, k.Reserved, k.Remaining = "lease", 2e9, 15e8, 65e8 })), []string{
+			"Admitted by hard budget b1: $10 for the whole workspace (workspace scope). It took up to $1 from a lease of it; when Redis granted that, the lease included, " +
+				"$2 of it were spent and $1.5 reserved, and $6.5 remained. It is reset at 2026-12-01 00:00:00 UTC.",
+			"Decided in the proxy, from what it had leased from Redis before: b1.", version,
+		}},
+		{"a lease", leased(5e9), []string{leaseText, version}},
+		{"a lease of which some came to light", leased(5e9, 3e9, 0), []string{leaseText, "Later some of it came to light: of $5 that were charged at first, $0 still are.", version}},
 		{"admitted without limits", forwarded(), []string{"Admitted: no limit or budget applied to it.", version}},
 		{"clock ahead", forwarded(perMinute(func(k *query.Check) { k.ClockOffsetUS = -12_300 })), []string{
 			"Admitted by " + limitX + " It took 1, and 40 of 60 remained.",

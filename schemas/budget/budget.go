@@ -8,10 +8,11 @@ import (
 	"slices"
 
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/limit"
 	"github.com/rateguard/rateguard/schemas/money"
 )
 
-// Scopes, periods, kinds of enforcement and answers to a failed store, as the admin API names them.
+// Scopes, periods, kinds of enforcement, modes and answers to a failed store, as the admin API names them.
 const (
 	ScopeWorkspace = "workspace"
 	ScopeKey       = "key"
@@ -26,6 +27,9 @@ const (
 
 	Hard = "hard"
 	Soft = "soft"
+
+	ModeStrict = limit.ModeStrict
+	ModeLeased = limit.ModeLeased
 
 	FailOpen   = "open"
 	FailClosed = "closed"
@@ -43,6 +47,13 @@ const (
 	MaxAlertAt = 10
 )
 
+// DefaultLeasePercent and MaxLeasePercent are how much of a leased budget's limit all proxies together may hold for requests to come. They are those
+// of a leased limit.
+const (
+	DefaultLeasePercent = limit.DefaultLeasePercent
+	MaxLeasePercent     = limit.MaxLeasePercent
+)
+
 // DefaultZone is the time zone of a budget that names none.
 const DefaultZone = "UTC"
 
@@ -58,7 +69,7 @@ func WithDefaults(b *rateguardv1.Budget) *rateguardv1.Budget {
 	out := &rateguardv1.Budget{
 		Id: b.GetId(), Generation: b.GetGeneration(), Scope: b.GetScope(), Match: b.GetMatch(), LimitNanoUsd: b.GetLimitNanoUsd(),
 		Period: b.GetPeriod(), Timezone: b.GetTimezone(), Enforcement: b.GetEnforcement(), AlertAt: slices.Clone(b.GetAlertAt()),
-		OnStoreFailure: b.GetOnStoreFailure(), BoundariesUnixUs: slices.Clone(b.GetBoundariesUnixUs()),
+		OnStoreFailure: b.GetOnStoreFailure(), BoundariesUnixUs: slices.Clone(b.GetBoundariesUnixUs()), Mode: b.GetMode(), LeasePercent: b.GetLeasePercent(),
 	}
 	text := func(v *string, d string) {
 		if *v == "" {
@@ -73,6 +84,10 @@ func WithDefaults(b *rateguardv1.Budget) *rateguardv1.Budget {
 		text(&out.OnStoreFailure, FailOpen)
 	}
 	text(&out.OnStoreFailure, FailClosed)
+	text(&out.Mode, ModeStrict)
+	if out.GetLeasePercent() == 0 && out.GetMode() == ModeLeased {
+		out.LeasePercent = DefaultLeasePercent
+	}
 	if len(out.GetAlertAt()) == 0 {
 		out.AlertAt = []float64{0.5, 0.8, 1}
 	}
@@ -105,6 +120,13 @@ func Check(b *rateguardv1.Budget) []Problem {
 	oneOf("on_store_failure", b.GetOnStoreFailure(), FailOpen, FailClosed)
 	if b.GetEnforcement() == Hard && b.GetOnStoreFailure() == FailOpen {
 		bad("on_store_failure", "a hard budget is closed while its store does not answer: it could not be kept otherwise")
+	}
+	oneOf("mode", b.GetMode(), ModeStrict, ModeLeased)
+	switch n := b.GetLeasePercent(); {
+	case b.GetMode() == ModeLeased && (n < 1 || n > MaxLeasePercent):
+		bad("lease_percent", "%d is not between 1 and %d", n, MaxLeasePercent)
+	case b.GetMode() != ModeLeased && n != 0:
+		bad("lease_percent", "only a leased budget has one")
 	}
 	return out
 }

@@ -23,22 +23,30 @@ func TestDefaultsFillWhatWasLeftOut(t *testing.T) {
 			"hard", &rateguardv1.Budget{Id: "a", LimitNanoUsd: 5},
 			&rateguardv1.Budget{
 				Id: "a", Scope: "workspace", LimitNanoUsd: 5, Period: "month", Timezone: "UTC", Enforcement: "hard", AlertAt: []float64{0.5, 0.8, 1},
-				OnStoreFailure: "closed",
+				OnStoreFailure: "closed", Mode: "strict",
+			},
+		},
+		{
+			"leased", &rateguardv1.Budget{LimitNanoUsd: 5, Mode: "leased"},
+			&rateguardv1.Budget{
+				Scope: "workspace", LimitNanoUsd: 5, Period: "month", Timezone: "UTC", Enforcement: "hard", AlertAt: []float64{0.5, 0.8, 1},
+				OnStoreFailure: "closed", Mode: "leased", LeasePercent: 5,
 			},
 		},
 		{
 			"soft", &rateguardv1.Budget{LimitNanoUsd: 5, Enforcement: "soft"},
 			&rateguardv1.Budget{
 				Scope: "workspace", LimitNanoUsd: 5, Period: "month", Timezone: "UTC", Enforcement: "soft", AlertAt: []float64{0.5, 0.8, 1}, OnStoreFailure: "open",
+				Mode: "strict",
 			},
 		},
 		{
 			"what is said stays", &rateguardv1.Budget{
 				Id: "b", Generation: 7, Scope: "key", Match: &rateguardv1.Match{Model: "gpt-*"}, LimitNanoUsd: 1, Period: "hour", Timezone: "Asia/Tokyo",
-				Enforcement: "soft", AlertAt: []float64{10}, OnStoreFailure: "closed", BoundariesUnixUs: []int64{1, 2},
+				Enforcement: "soft", AlertAt: []float64{10}, OnStoreFailure: "closed", BoundariesUnixUs: []int64{1, 2}, Mode: "leased", LeasePercent: 50,
 			}, &rateguardv1.Budget{
 				Id: "b", Generation: 7, Scope: "key", Match: &rateguardv1.Match{Model: "gpt-*"}, LimitNanoUsd: 1, Period: "hour", Timezone: "Asia/Tokyo",
-				Enforcement: "soft", AlertAt: []float64{10}, OnStoreFailure: "closed", BoundariesUnixUs: []int64{1, 2},
+				Enforcement: "soft", AlertAt: []float64{10}, OnStoreFailure: "closed", BoundariesUnixUs: []int64{1, 2}, Mode: "leased", LeasePercent: 50,
 			},
 		},
 	} {
@@ -95,7 +103,13 @@ func TestEachFieldIsChecked(t *testing.T) {
 		{"descending", at(1, 0.5), []string{"alert_at"}},
 		{"ten alerts", at(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), nil},
 		{"eleven alerts", at(0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10), []string{"alert_at"}},
-		{"all at once", func(b *rateguardv1.Budget) { proto.Reset(b) }, []string{"scope", "usd", "period", "timezone", "enforcement", "alert_at", "on_store_failure"}},
+		{"mode", func(b *rateguardv1.Budget) { b.Mode = "lent" }, []string{"mode"}},
+		{"a leased budget without a share", func(b *rateguardv1.Budget) { b.Mode = budget.ModeLeased }, []string{"lease_percent"}},
+		{"the smallest share", func(b *rateguardv1.Budget) { b.Mode, b.LeasePercent = budget.ModeLeased, 1 }, nil},
+		{"the largest share", func(b *rateguardv1.Budget) { b.Mode, b.LeasePercent = budget.ModeLeased, budget.MaxLeasePercent }, nil},
+		{"too large a share", func(b *rateguardv1.Budget) { b.Mode, b.LeasePercent = budget.ModeLeased, budget.MaxLeasePercent+1 }, []string{"lease_percent"}},
+		{"a strict budget's share", func(b *rateguardv1.Budget) { b.LeasePercent = 5 }, []string{"lease_percent"}},
+		{"all at once", func(b *rateguardv1.Budget) { proto.Reset(b) }, []string{"scope", "usd", "period", "timezone", "enforcement", "alert_at", "on_store_failure", "mode"}},
 	} {
 		b := budget.WithDefaults(&rateguardv1.Budget{LimitNanoUsd: 600})
 		tt.change(b)

@@ -155,6 +155,10 @@ func TestBadInput(t *testing.T) {
 		{"the machine's zone", "PUT", ws + "/budgets/b", budget(`,"timezone":"Local"`), 400, "timezone"},
 		{"unknown enforcement", "PUT", ws + "/budgets/b", budget(`,"enforcement":"firm"`), 400, "enforcement"},
 		{"hard and open", "PUT", ws + "/budgets/b", budget(`,"on_store_failure":"open"`), 400, "on_store_failure"},
+		{"unknown mode", "PUT", ws + "/budgets/b", budget(`,"mode":"lent"`), 400, "mode"},
+		{"lease_percent of a strict budget", "PUT", ws + "/budgets/b", budget(`,"lease_percent":5`), 400, "lease_percent"},
+		{"lease_percent 0 of a budget", "PUT", ws + "/budgets/b", budget(`,"mode":"leased","lease_percent":0`), 400, "lease_percent"},
+		{"lease_percent of a budget too large", "PUT", ws + "/budgets/b", budget(`,"mode":"leased","lease_percent":51`), 400, "lease_percent"},
 		{"alert_at is text", "PUT", ws + "/budgets/b", budget(`,"alert_at":"0.5"`), 400, "alert_at"},
 		{"alert_at is empty", "PUT", ws + "/budgets/b", budget(`,"alert_at":[]`), 400, "alert_at"},
 		{"alert_at holds null", "PUT", ws + "/budgets/b", budget(`,"alert_at":[null]`), 400, "alert_at"},
@@ -214,8 +218,8 @@ func TestEveryBadFieldIsNamed(t *testing.T) {
 		},
 		{"/limits/l", `{}`, []string{"limit", "window"}},
 		{
-			"/budgets/b", `{"scope":"x","usd":"1.","period":1,"timezone":"x","enforcement":"x","alert_at":[2,1],"on_store_failure":"x","match":{"x":1},"zzz":1}`,
-			[]string{"period", "usd", "match.x", "scope", "timezone", "enforcement", "alert_at", "on_store_failure", "zzz"},
+			"/budgets/b", `{"scope":"x","usd":"1.","period":1,"timezone":"x","enforcement":"x","alert_at":[2,1],"on_store_failure":"x","mode":"x","lease_percent":0,"match":{"x":1},"zzz":1}`,
+			[]string{"period", "usd", "lease_percent", "match.x", "scope", "timezone", "enforcement", "alert_at", "on_store_failure", "mode", "zzz"},
 		},
 	} {
 		if got := s.root().do("PUT", ws+c.path, c.body).want(t, 400).fields(); !slices.Equal(got, c.want) {

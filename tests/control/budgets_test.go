@@ -21,17 +21,21 @@ func TestBudgetDefaultsAndIdenticalPut(t *testing.T) {
 	}{
 		{
 			"hard", `{"usd":"10.00"}`,
-			`{"scope":"workspace","match":{},"usd":"10","period":"month","timezone":"UTC","enforcement":"hard","alert_at":[0.5,0.8,1],"on_store_failure":"closed"}`,
+			`{"scope":"workspace","match":{},"usd":"10","period":"month","timezone":"UTC","enforcement":"hard","alert_at":[0.5,0.8,1],"on_store_failure":"closed","mode":"strict"}`,
 		},
 		{
-			"soft", `{"usd":"0.000000001","enforcement":"soft","scope":null,"match":null,"period":null,"timezone":null,"alert_at":null,"on_store_failure":null}`,
-			`{"scope":"workspace","match":{},"usd":"0.000000001","period":"month","timezone":"UTC","enforcement":"soft","alert_at":[0.5,0.8,1],"on_store_failure":"open"}`,
+			"leased", `{"usd":"10.00","mode":"leased","lease_percent":null}`,
+			`{"scope":"workspace","match":{},"usd":"10","period":"month","timezone":"UTC","enforcement":"hard","alert_at":[0.5,0.8,1],"on_store_failure":"closed","mode":"leased","lease_percent":5}`,
+		},
+		{
+			"soft", `{"usd":"0.000000001","enforcement":"soft","scope":null,"match":null,"period":null,"timezone":null,"alert_at":null,"on_store_failure":null,"mode":null}`,
+			`{"scope":"workspace","match":{},"usd":"0.000000001","period":"month","timezone":"UTC","enforcement":"soft","alert_at":[0.5,0.8,1],"on_store_failure":"open","mode":"strict"}`,
 		},
 		{
 			"full", `{"scope":"model","match":{"route":"r","model":"gpt-4*","key":"key_1"},"usd":"4000000","period":"week","timezone":"Australia/Lord_Howe",` +
-				`"enforcement":"soft","alert_at":[0.1,0.25,10],"on_store_failure":"closed"}`,
+				`"enforcement":"soft","alert_at":[0.1,0.25,10],"on_store_failure":"closed","mode":"leased","lease_percent":50}`,
 			`{"scope":"model","match":{"route":"r","model":"gpt-4*","key":"key_1"},"usd":"4000000","period":"week","timezone":"Australia/Lord_Howe",` +
-				`"enforcement":"soft","alert_at":[0.1,0.25,10],"on_store_failure":"closed"}`,
+				`"enforcement":"soft","alert_at":[0.1,0.25,10],"on_store_failure":"closed","mode":"leased","lease_percent":50}`,
 		},
 	} {
 		path := ws + "/budgets/" + c.name
@@ -73,6 +77,8 @@ func TestWhenABudgetBeginsAgain(t *testing.T) {
 		{"another limit", `{"usd":"2"}`, false},
 		{"other alerts", `{"usd":"2","alert_at":[1]}`, false},
 		{"another enforcement", `{"usd":"2","enforcement":"soft"}`, false},
+		{"another mode", `{"usd":"2","mode":"leased"}`, false},
+		{"another share", `{"usd":"2","mode":"leased","lease_percent":50}`, false},
 		{"another period", `{"usd":"2","period":"day"}`, true},
 		{"another zone", `{"usd":"2","period":"day","timezone":"Asia/Tokyo"}`, true},
 		{"another scope", `{"usd":"2","period":"day","timezone":"Asia/Tokyo","scope":"key"}`, true},
@@ -158,7 +164,11 @@ func TestBudgetsAndSettingsAreInThePolicy(t *testing.T) {
 	l := follow(t, kafka, topics.Policies.Name, topics.Audit.Name, topics.Ticks.Name)
 	ws := s.workspace("a")
 	for _, period := range []string{"hour", "day", "week", "month", "total"} {
-		s.root().do("PUT", ws+"/budgets/"+period, map[string]any{"usd": "1.5", "period": period, "timezone": "Europe/Berlin", "enforcement": "soft"}).want(t, 201)
+		body := map[string]any{"usd": "1.5", "period": period, "timezone": "Europe/Berlin", "enforcement": "soft"}
+		if period == "week" {
+			body["mode"], body["lease_percent"] = "leased", 7
+		}
+		s.root().do("PUT", ws+"/budgets/"+period, body).want(t, 201)
 	}
 	s.root().do("PATCH", ws, `{"settings":{"unknown_outcome":"none","default_max_output_tokens":7,"fit_max_output_tokens":true}}`).want(t, 200)
 	all := l.until("the settings", func(all []record) bool { return lastPolicy(all, id(ws)).GetSettings() != nil })
@@ -180,6 +190,9 @@ func TestBudgetsAndSettingsAreInThePolicy(t *testing.T) {
 		bare := &rateguardv1.Budget{
 			Id: b.GetId(), Generation: b.GetGeneration(), Scope: "workspace", LimitNanoUsd: 1_500_000_000, Period: b.GetId(), Timezone: "Europe/Berlin",
 			Enforcement: "soft", AlertAt: []float64{0.5, 0.8, 1}, OnStoreFailure: "open",
+		}
+		if b.GetId() == "week" {
+			bare.Mode, bare.LeasePercent = "leased", 7
 		}
 		if !proto.Equal(b, bare) || b.GetGeneration() == 0 {
 			t.Errorf("budget: got %v, want %v", b, bare)

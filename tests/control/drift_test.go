@@ -116,8 +116,9 @@ func TestStoresThatDriftAreSeen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Redis: r1 confirmed, r2 open, r3 settled and not yet confirmed.
-	state("epoch", 3, "at", 2, "op", 3, "n", 2, "life", 1, "pv", 1, "day", 1, "fgone", 1, field, "420 500 300", "er2/1", "o 0 p "+field+" 500", "er3/1", "s 120 p "+field+" 500")
+	// Redis: r1 confirmed, r2 open, r3 settled and not yet confirmed, and a lease.
+	state("epoch", 3, "at", 2, "op", 3, "n", 2, "life", 1, "pv", 1, "day", 1, "fgone", 1, field, "420 540 300", "er2/1", "o 0 p "+field+" 500", "er3/1", "s 120 p "+field+" 500",
+		"el/lease", "l 0 p "+field+" 40", "q"+field, 40)
 	log, l := newCostsLog(t, cluster), newBalanceRows(t, database)
 	log.spendRow(ws, 2, events...)
 	l.put(ws, "month", generation, "", thisMonth, "300", "500")
@@ -146,15 +147,17 @@ func TestStoresThatDriftAreSeen(t *testing.T) {
 	looked("equal", 2, stores...)
 	awaitAll(driftOf, "0 0 0 ")
 
-	state(field, "421 500 301") // confirmed more than the log has
+	state(field, "421 540 301") // confirmed more than the log has
 	awaitAll(driftOf, "1 0 0 ")
 	awaitAll(driftingIn, "1 0 0 ")
-	state(field, "420 490 300") // less reserved than is held
+	state(field, "420 530 300") // less reserved than is held
 	awaitAll(driftOf, "0 0 10 ")
 	awaitAll(driftingIn, "0 0 1 ")
-	state(field, "419 500 300") // less posted than is settled
+	state(field, "419 540 300") // less posted than is settled
 	awaitAll(driftOf, "0 0 1 ")
-	state(field, "420 500 300")
+	state(field, "420 540 300", "q"+field, 33) // less lent than leases hold
+	awaitAll(driftOf, "0 0 7 ")
+	state(field, "420 540 300", "q"+field, 40)
 	if _, err := l.conn.Exec(t.Context(), "UPDATE balances SET posted_nano = 250 WHERE workspace = $1", id(ws)); err != nil {
 		t.Fatal(err)
 	}
@@ -163,21 +166,21 @@ func TestStoresThatDriftAreSeen(t *testing.T) {
 
 	// A store that is behind, or ahead of the table, is not compared: what it last showed stays.
 	l.applied(log, ws, 1)
-	state("at", 7, field, "999 500 879")
+	state("at", 7, field, "999 540 879")
 	looked("incomparable", 2, "redis", "postgres")
 	awaitAll(driftOf, "0 50 0 ")
 
 	// The table goes on over the workspace's records: everybody is at one place again.
 	log.spendRow(ws, 2, events...)
 	l.applied(log, ws, 2)
-	state("at", 2, field, "420 500 300")
+	state("at", 2, field, "420 540 300")
 	if _, err := l.conn.Exec(t.Context(), "UPDATE balances SET posted_nano = 300 WHERE workspace = $1", id(ws)); err != nil {
 		t.Fatal(err)
 	}
 	awaitAll(driftingIn, "0 0 0 ")
 
 	// A balance that Redis lost counts as 0 there; one that is in no other store differs too.
-	if err := redis.HDel(t.Context(), keyspace.State(id(ws)), field, "er2/1", "er3/1").Err(); err != nil {
+	if err := redis.HDel(t.Context(), keyspace.State(id(ws)), field, "er2/1", "er3/1", "el/lease", "q"+field).Err(); err != nil {
 		t.Fatal(err)
 	}
 	awaitAll(driftOf, "300 0 0 ")

@@ -29,17 +29,35 @@ type period struct {
 // Admissions is what the log shows of the budgets of a workspace. It is read by rules of its own: a record counts once by its producer's number, a
 // reservation has the first end, and a later one of it replaces the cost.
 type Admissions struct {
-	tb      testing.TB
-	opened  map[string]*rateguardv1.ReservationOpened
-	holds   map[string][]*rateguardv1.Hold
-	costs   map[string]int64
-	limited int
+	tb     testing.TB
+	marks  map[string]uint64
+	closed map[string]bool
+	opened map[string]admission
+	holds  map[string][]*rateguardv1.Hold
+	costs  map[string]int64
+	// returned has the numbers of the records by which producers gave their leases back.
+	returned map[string]uint64
+}
+
+// admission is an opening with who wrote it, and its number among the writer's records.
+type admission struct {
+	*rateguardv1.ReservationOpened
+	producer string
+	sequence uint64
+}
+
+// NewAdmissions returns what an empty log shows.
+func NewAdmissions(tb testing.TB) *Admissions {
+	return &Admissions{
+		tb: tb, marks: map[string]uint64{}, closed: map[string]bool{}, opened: map[string]admission{}, holds: map[string][]*rateguardv1.Hold{},
+		costs: map[string]int64{}, returned: map[string]uint64{},
+	}
 }
 
 // ReadAdmissions reads the costs topic to its end.
 func (s *System) ReadAdmissions(tb testing.TB, workspace string) *Admissions {
 	tb.Helper()
-	a := &Admissions{tb: tb, opened: map[string]*rateguardv1.ReservationOpened{}, holds: map[string][]*rateguardv1.Hold{}, costs: map[string]int64{}}
+	a := NewAdmissions(tb)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), 30*time.Second)
 	defer cancel()
 	client, err := kgo.NewClient(kgo.SeedBrokers(s.Config().Kafka.Seeds()...), kgo.ConsumeTopics(topics.Costs.Name), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
@@ -53,7 +71,6 @@ func (s *System) ReadAdmissions(tb testing.TB, workspace string) *Admissions {
 	}
 	var left int64
 	ends.Each(func(o kadm.ListedOffset) { left += o.Offset })
-	marks, closed := map[string]uint64{}, map[string]bool{}
 	for left > 0 {
 		fetches := client.PollFetches(ctx)
 		if err := errors.Join(ctx.Err(), fetches.Err()); err != nil {
@@ -61,45 +78,56 @@ func (s *System) ReadAdmissions(tb testing.TB, workspace string) *Admissions {
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
 			left--
-			e, err := envelope.Decode(r.Value)
-			if err != nil || string(r.Key) != workspace {
-				return
+			if e, err := envelope.Decode(r.Value); err == nil && string(r.Key) == workspace {
+				a.Take(e)
 			}
-			if n := e.GetSequence(); n > 0 {
-				if n <= marks[e.GetProducerId()] {
-					return
-				}
-				marks[e.GetProducerId()] = n
-			}
-			a.take(e, marks, closed)
 		})
 	}
 	return a
 }
 
-func (a *Admissions) take(e *rateguardv1.Event, marks map[string]uint64, closed map[string]bool) {
+// Take reads the next event of the workspace.
+func (a *Admissions) Take(e *rateguardv1.Event) {
+	if n := e.GetSequence(); n > 0 {
+		if n <= a.marks[e.GetProducerId()] {
+			return
+		}
+		a.marks[e.GetProducerId()] = n
+	}
 	end := func(o *rateguardv1.Outcome) {
 		a.costs[o.GetReservationId()] = o.GetCostNanoUsd()
 		a.holds[o.GetReservationId()] = o.GetHolds()
 	}
 	switch b := e.GetBody().(type) {
 	case *rateguardv1.Event_ReservationOpened:
-		a.opened[b.ReservationOpened.GetReservationId()] = b.ReservationOpened
+		a.open(admission{b.ReservationOpened, e.GetProducerId(), e.GetSequence()})
 	case *rateguardv1.Event_CostSettled:
 		end(b.CostSettled.GetOutcome())
 	case *rateguardv1.Event_ReservationVoided:
 		end(b.ReservationVoided.GetOutcome())
 	case *rateguardv1.Event_ReservationExpired:
 		end(b.ReservationExpired.GetOutcome())
+	case *rateguardv1.Event_LeaseEnded:
+		end(b.LeaseEnded.GetOutcome())
+		a.returned[b.LeaseEnded.GetOutcome().GetReservationId()] = e.GetSequence()
 	case *rateguardv1.Event_ProducerClosed:
 		c := b.ProducerClosed
-		if c.GetMark() == marks[c.GetProducerId()] && !closed[c.GetProducerId()] {
-			closed[c.GetProducerId()] = true
+		if c.GetMark() == a.marks[c.GetProducerId()] && !a.closed[c.GetProducerId()] {
+			a.closed[c.GetProducerId()] = true
 			for _, o := range c.GetEnds() {
 				end(o)
 			}
 		}
 	}
+}
+
+// open takes an opening. What a closing had charged of a lease is less by what turns out to have been taken from it.
+func (a *Admissions) open(o admission) {
+	_, known := a.costs[o.GetReservationId()]
+	if charge, ended := a.costs[o.GetLeaseId()]; ended && !known && a.closed[o.producer] && len(o.GetHolds()) > 0 {
+		a.costs[o.GetLeaseId()] = max(0, charge-o.GetHolds()[0].GetAmountNanoUsd())
+	}
+	a.opened[o.GetReservationId()] = o
 }
 
 // grant is one hold of an admission.
@@ -110,18 +138,27 @@ type grant struct {
 }
 
 // Check holds every admission to its limit: as its grant saw it, and by the sum of what was admitted before it, each at the least that it can have counted:
-// what it cost, or less while it was open. Numbers of grants are unique in their epoch. It returns how many admissions there were.
+// what it cost, or less while it was open. A lease is an admission; what is taken from it has to be within it. Numbers of grants are unique in their epoch.
+// It returns how many requests were admitted, with a grant of their own or by a lease.
 func (a *Admissions) Check() int {
 	a.tb.Helper()
 	grants := map[period][]grant{}
 	ops := map[[2]uint64]string{}
+	taken := map[string][]admission{}
+	requests := 0
 	for id, o := range a.opened {
 		if len(o.GetHolds()) == 0 {
 			continue
 		}
-		a.limited++
+		if !o.GetLease() {
+			requests++
+		}
 		if o.GetEpoch() == 0 {
 			a.tb.Errorf("%s was opened without a grant", id)
+		}
+		if o.GetLeaseId() != "" {
+			taken[o.GetLeaseId()] = append(taken[o.GetLeaseId()], o)
+			continue
 		}
 		n := [2]uint64{o.GetEpoch(), o.GetOp()}
 		if other, twice := ops[n]; twice {
@@ -132,9 +169,11 @@ func (a *Admissions) Check() int {
 			if h.GetPostedNanoUsd()+h.GetReservedNanoUsd() > h.GetLimitNanoUsd() {
 				a.tb.Errorf("%s was admitted at %d posted and %d reserved of %d", id, h.GetPostedNanoUsd(), h.GetReservedNanoUsd(), h.GetLimitNanoUsd())
 			}
-			p := period{h.GetBudgetId(), h.GetBudgetGeneration(), h.GetBalance(), h.GetPeriodStartUnixUs()}
-			grants[p] = append(grants[p], grant{id, o.GetEpoch(), o.GetOp(), h})
+			grants[periodOf(h)] = append(grants[periodOf(h)], grant{id, o.GetEpoch(), o.GetOp(), h})
 		}
+	}
+	for lease, all := range taken {
+		a.checkTaken(lease, all)
 	}
 	for p, all := range grants {
 		slices.SortFunc(all, func(a, b grant) int { return cmp.Or(cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.op, b.op)) })
@@ -144,17 +183,71 @@ func (a *Admissions) Check() int {
 				a.tb.Errorf("%v: %s was admitted at %d, but what was admitted before it and its own %d are %d at least",
 					p, g.id, seen, g.hold.GetAmountNanoUsd(), before+g.hold.GetAmountNanoUsd())
 			}
-			cost, ended := a.costs[g.id]
-			if !ended {
-				cost = g.hold.GetAmountNanoUsd()
-			}
-			before += min(cost, g.hold.GetAmountNanoUsd())
+			before += a.least(g.id, g.hold.GetAmountNanoUsd(), taken[g.id])
 		}
 	}
-	return a.limited
+	return requests
 }
 
-// Posted returns what the log says that a budget has posted over all its balances and periods, and how many of its reservations are open.
+func periodOf(h *rateguardv1.Hold) period {
+	return period{h.GetBudgetId(), h.GetBudgetGeneration(), h.GetBalance(), h.GetPeriodStartUnixUs()}
+}
+
+// least is what an admission of an amount counted at least at all times: what it cost, or all of it where it has not ended; of a lease that of all that was
+// taken from it, and what is charged for the rest.
+func (a *Admissions) least(id string, amount int64, taken []admission) int64 {
+	var sum int64
+	left := amount
+	for _, o := range taken {
+		b := o.GetHolds()[0].GetAmountNanoUsd()
+		sum += a.least(o.GetReservationId(), b, nil)
+		left -= b
+	}
+	if cost, ended := a.costs[id]; ended {
+		left = min(left, cost)
+	}
+	return sum + max(0, left)
+}
+
+// checkTaken holds what was taken from a lease to it.
+func (a *Admissions) checkTaken(id string, all []admission) {
+	a.tb.Helper()
+	lease, there := a.opened[id]
+	if !there || !lease.GetLease() {
+		a.tb.Errorf("%d reservations are of lease %s, which was not opened", len(all), id)
+		return
+	}
+	room := map[period]int64{}
+	for _, h := range lease.GetHolds() {
+		room[periodOf(h)] = h.GetAmountNanoUsd()
+	}
+	for _, o := range all {
+		if o.producer != lease.producer || o.GetEpoch() != lease.GetEpoch() || o.GetOp() != 0 {
+			a.tb.Errorf("%s of %s is grant %d of epoch %d, and its lease %s is of epoch %d and of %s", o.GetReservationId(), o.producer, o.GetOp(), o.GetEpoch(),
+				id, lease.GetEpoch(), lease.producer)
+		}
+		if end, returned := a.returned[id]; o.sequence < lease.sequence || returned && o.sequence > end {
+			a.tb.Errorf("%s was taken from lease %s before its opening or behind its end", o.GetReservationId(), id)
+		}
+		if len(o.GetHolds()) != len(lease.GetHolds()) {
+			a.tb.Errorf("%s holds of %d budgets, its lease %s of %d", o.GetReservationId(), len(o.GetHolds()), id, len(lease.GetHolds()))
+		}
+		for _, h := range o.GetHolds() {
+			left, lent := room[periodOf(h)]
+			if !lent || h.GetAmountNanoUsd() != o.GetBoundNanoUsd() {
+				a.tb.Errorf("%s takes %d of %v from lease %s, which holds %t of it, and its bound is %d", o.GetReservationId(), h.GetAmountNanoUsd(), periodOf(h), id, lent, o.GetBoundNanoUsd())
+			}
+			room[periodOf(h)] = left - h.GetAmountNanoUsd()
+		}
+	}
+	for p, left := range room {
+		if left < 0 {
+			a.tb.Errorf("%v: %d more were taken from lease %s than it holds", p, -left, id)
+		}
+	}
+}
+
+// Posted returns what the log says that a budget has posted over all its balances and periods, and how many reservations and leases are open.
 func (a *Admissions) Posted(budget string) (posted int64, open int) {
 	for id := range a.opened {
 		if _, ended := a.costs[id]; !ended {

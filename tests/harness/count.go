@@ -15,6 +15,7 @@ import (
 
 	"github.com/rateguard/rateguard/deploy/mockprovider"
 	"github.com/rateguard/rateguard/schemas/envelope"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/tests/oracle"
 	"github.com/rateguard/rateguard/topics"
 )
@@ -91,7 +92,7 @@ func (c *Count) await() {
 	})
 }
 
-// log returns how many of the workspace's reservations the topic shows, and how many of them have no end.
+// log returns how many of the workspace's requests the topic shows a reservation of, and how many reservations and leases have no end.
 func (c *Count) log() (opened, open int, err error) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
 	defer cancel()
@@ -106,7 +107,7 @@ func (c *Count) log() (opened, open int, err error) {
 	}
 	var left int64
 	ends.Each(func(o kadm.ListedOffset) { left += o.Offset })
-	state := map[string]bool{}
+	state, leases := map[string]bool{}, map[string]bool{}
 	for left > 0 {
 		fetches := client.PollFetches(ctx)
 		if err := errors.Join(ctx.Err(), fetches.Err()); err != nil {
@@ -118,18 +119,22 @@ func (c *Count) log() (opened, open int, err error) {
 			if err != nil || string(r.Key) != c.tenant.ID {
 				return
 			}
-			if id := e.GetReservationOpened().GetReservationId(); id != "" {
-				if _, known := state[id]; !known {
-					state[id] = false
+			if o := e.GetReservationOpened(); o.GetReservationId() != "" {
+				if _, known := state[o.GetReservationId()]; !known {
+					state[o.GetReservationId()] = false
+				}
+				if o.GetLease() {
+					leases[o.GetReservationId()] = true
 				}
 			}
-			for _, id := range []string{e.GetCostSettled().GetOutcome().GetReservationId(), e.GetReservationVoided().GetOutcome().GetReservationId(), e.GetReservationExpired().GetOutcome().GetReservationId()} {
-				if id != "" {
-					state[id] = true
+			single := []*rateguardv1.Outcome{e.GetCostSettled().GetOutcome(), e.GetReservationVoided().GetOutcome(), e.GetReservationExpired().GetOutcome(), e.GetLeaseEnded().GetOutcome()}
+			for _, end := range append(single, e.GetProducerClosed().GetEnds()...) {
+				if end.GetReservationId() != "" {
+					state[end.GetReservationId()] = true
 				}
-			}
-			for _, end := range e.GetProducerClosed().GetEnds() {
-				state[end.GetReservationId()] = true
+				if end.GetLease() {
+					leases[end.GetReservationId()] = true
+				}
 			}
 		})
 	}
@@ -138,7 +143,7 @@ func (c *Count) log() (opened, open int, err error) {
 			open++
 		}
 	}
-	return len(state), open, nil
+	return len(state) - len(leases), open, nil
 }
 
 func (c *Count) readRows() error {
@@ -200,7 +205,7 @@ func (c *Count) check() {
 	byKey, byID := map[string]row{}, map[string]bool{}
 	var rowSum, ledgerSum int64
 	for _, r := range c.rows {
-		if byID[r.id] || byKey[r.key].id != "" {
+		if byID[r.id] || r.key != "" && byKey[r.key].id != "" { // that of a lease has no key
 			c.t.Errorf("request %s (%s) has two rows", r.id, r.key)
 		}
 		byID[r.id], byKey[r.key] = true, r

@@ -66,7 +66,7 @@ func newRig(t *testing.T) *rig {
 
 	var err error
 	r.cluster, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(time.Second),
-		kfake.SeedTopics(partitions, topics.Requests.Name, topics.Costs.Name, topics.DeadLetters.Name),
+		kfake.SeedTopics(partitions, topics.Requests.Name, topics.Costs.Name, topics.PolicyHistory.Name, topics.DeadLetters.Name),
 		kfake.BrokerConfigs(map[string]string{"message.max.bytes": fmt.Sprint(topics.DeadLetters.MaxMessageBytes)}))
 	if err != nil {
 		t.Fatalf("starting a broker: %v", err)

@@ -45,12 +45,13 @@ func compare(state *rateguardv1.SpendState, posted map[keyspace.BudgetPeriod]int
 }
 
 // inside holds the balances in Redis against its reservations: posted is what the log has confirmed and the costs of those that are settled,
-// reserved is what the open ones hold.
+// reserved is what the open ones hold, and lent is what leases hold of that.
 func inside(b *mirror.Budgets) difference {
 	var d difference
 	for p, held := range b.Balances {
 		d.note(p, held.Posted, held.Confirmed+b.Entries[p].Posted)
 		d.note(p, held.Reserved, b.Entries[p].Reserved)
+		d.note(p, held.Lent, b.Entries[p].Lent)
 	}
 	for p, held := range b.Entries {
 		if _, there := b.Balances[p]; !there {

@@ -19,8 +19,8 @@ type Budgets struct {
 	Entries  map[keyspace.BudgetPeriod]Held
 }
 
-// Held is one balance. Confirmed is the part of posted that the log has shown; of entries it is 0.
-type Held struct{ Posted, Reserved, Confirmed int64 }
+// Held is one balance. Confirmed is the part of posted that the log has shown; of entries it is 0. Lent is the part of reserved that leases hold.
+type Held struct{ Posted, Reserved, Confirmed, Lent int64 }
 
 // Budgets returns the budgets of a workspace; live is false where their state is not complete.
 func (m *Mirror) Budgets(ctx context.Context, workspace string) (b *Budgets, live bool, err error) {
@@ -53,6 +53,8 @@ func readBudgets(fields map[string]string) (*Budgets, error) {
 		switch {
 		case strings.HasPrefix(field, "b"):
 			err = b.balance(field, text)
+		case strings.HasPrefix(field, "q"):
+			err = b.lent(field, text)
 		case strings.HasPrefix(field, "e") && field != "epoch":
 			err = b.entry(text)
 		}
@@ -72,11 +74,29 @@ func (b *Budgets) balance(field, text string) error {
 	if err != nil {
 		return err
 	}
-	b.Balances[p] = Held{Posted: n[0], Reserved: n[1], Confirmed: n[2]}
+	held := b.Balances[p]
+	held.Posted, held.Reserved, held.Confirmed = n[0], n[1], n[2]
+	b.Balances[p] = held
 	return nil
 }
 
-// entry adds a reservation: its state and cost, its producer, then pairs of a balance and an amount.
+// lent notes what leases hold of a balance, whose field follows the letter.
+func (b *Budgets) lent(field, text string) error {
+	p, err := keyspace.ParseField(field[1:])
+	if err != nil {
+		return err
+	}
+	n, err := numbers(strings.Fields(text), 1)
+	if err != nil {
+		return err
+	}
+	held := b.Balances[p]
+	held.Lent = n[0]
+	b.Balances[p] = held
+	return nil
+}
+
+// entry adds a reservation: its state and cost, its producer, then pairs of a balance and an amount. It is open, an open lease, or settled.
 func (b *Budgets) entry(text string) error {
 	words := strings.Fields(text)
 	if len(words) < 3 || len(words)%2 == 0 {
@@ -96,9 +116,13 @@ func (b *Budgets) entry(text string) error {
 			return err
 		}
 		held := b.Entries[p]
-		if words[0] == "o" {
+		switch words[0] {
+		case "o":
 			held.Reserved += amount[0]
-		} else {
+		case "l":
+			held.Reserved += amount[0]
+			held.Lent += amount[0]
+		default:
 			held.Posted += cost[0]
 		}
 		b.Entries[p] = held
