@@ -134,7 +134,7 @@ func (b *Budgets) note(c *call.Call, h *Held) {
 }
 
 // Decided notes what the budgets showed: in the holds, which go into the log, and in the call's checks.
-func (b *Budgets) Decided(c *call.Call, h *Held, d *lua.Decision, decidedBy string) {
+func (b *Budgets) Decided(c *call.Call, h *Held, d *lua.Decision) {
 	c.Epoch, c.Op = d.Epoch, d.Op
 	checks := make([]rateguardv1.Check, len(h.rules))
 	offset := d.Received.UnixMicro() - d.NowUS
@@ -145,7 +145,7 @@ func (b *Budgets) Decided(c *call.Call, h *Held, d *lua.Decision, decidedBy stri
 		k.Limit, k.Used, k.Reserved, k.Cost = hold.GetLimitNanoUsd(), held.PostedNano, held.ReservedNano, hold.GetAmountNanoUsd()
 		k.Remaining = max(0, k.GetLimit()-k.GetUsed()-k.GetReserved())
 		k.Denied = held.Stands != lua.StandsNothing
-		k.PeriodStartUnixUs, k.DecidedAtUnixUs, k.DecidedBy, k.ClockOffsetUs = held.StartUS, d.NowUS, decidedBy, offset
+		k.PeriodStartUnixUs, k.DecidedAtUnixUs, k.DecidedBy, k.ClockOffsetUs = held.StartUS, d.NowUS, decidedByRedis, offset
 		if end, ok := r.end(held.StartUS); ok {
 			k.ResetAfterUs = max(0, end.UnixMicro()-d.NowUS)
 		}
@@ -156,8 +156,11 @@ func (b *Budgets) Decided(c *call.Call, h *Held, d *lua.Decision, decidedBy stri
 	}
 }
 
-// kind is what checks of budgets are called.
-const kind = "budget"
+// What checks of budgets say: what they are, and who decided, which never is anybody else.
+const (
+	kind           = "budget"
+	decidedByRedis = "redis"
+)
 
 // Locally notes what a call holds that is served although Redis did not decide: the log counts it, nothing here does.
 func (b *Budgets) Locally(c *call.Call, h *Held, us int64) {

@@ -267,7 +267,7 @@ func (s *RateLimit) decided(c *call.Call, g *grant, d *lua.Decision) (time.Durat
 	case g.unreserved:
 		s.budgets.Locally(c, &g.held, d.NowUS)
 	case g.held.Any():
-		s.budgets.Decided(c, &g.held, d, decidedByRedis)
+		s.budgets.Decided(c, &g.held, d)
 	}
 	if !d.Admitted {
 		s.metrics.denied.Inc()
