@@ -84,3 +84,21 @@ func TestAGrantOfTheOldEpochIsNotOpened(t *testing.T) {
 	}
 	w.await("ws_1", state{entries: "1", posted: 300, reserved: 700, confirmed: 300})
 }
+
+// Schedule (14): the policy is made tighter while a process is cut off, and Redis loses everything with the version that it had seen. What is installed has the version of
+// the policies' topic, so that the old one is refused as before.
+func TestAnOldPolicyIsRefusedAfterAWipe(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	p := w.start(options{})
+	p.reserve("ws_1", 100).end(100)
+	w.await("ws_1", state{epoch: "1", entries: "0", posted: 100, confirmed: 100})
+	w.mu.Lock()
+	w.budgets["ws_1"] = 2
+	w.mu.Unlock()
+	w.wipe()
+	if _, err := p.admit("ws_1", 1); !errors.Is(err, lua.ErrOldPolicy) {
+		t.Errorf("by the old policy: %v", err)
+	}
+	w.await("ws_1", state{entries: "0", posted: 100, confirmed: 100})
+}
