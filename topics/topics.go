@@ -114,7 +114,7 @@ var (
 	}
 	Alerts = Topic{
 		Name: "rateguard.alerts.v1", Key: ByWorkspace, Sharded: true,
-		Bodies: []string{"alert"}, Cleanup: Delete, Retention: 90 * day, Writers: []string{"processors", "proxy"},
+		Bodies: []string{"alert"}, Cleanup: Delete, Retention: 90 * day, Writers: []string{"processors", "proxy", "control"},
 		MaxMessageBytes: kafkaMaxMessageBytes,
 		Doc:             "Alerts raised and resolved, for webhooks and other systems: CloudEvents in binary mode. Repeats have the same id.",
 	}

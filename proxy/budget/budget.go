@@ -188,10 +188,13 @@ func (b *Budgets) note(c *call.Call, h *Held) {
 }
 
 // Decided notes what the budgets showed: in the holds, which go into the log, and in the call's checks.
-func (b *Budgets) Decided(c *call.Call, h *Held, d *lua.Decision, decidedBy string) {
+func (b *Budgets) Decided(c *call.Call, h *Held, d *lua.Decision) {
 	c.Epoch, c.Op = d.Epoch, d.Op
 	checks := make([]rateguardv1.Check, len(h.rules))
-	offset := d.Received.UnixMicro() - d.NowUS
+	offset, by := d.Received.UnixMicro()-d.NowUS, call.DecidedByRedis
+	if h.Leased() {
+		by = call.DecidedByLease
+	}
 	for i, r := range h.rules {
 		held, hold, k := &d.Held[i], c.Holds[i], &checks[i]
 		hold.PeriodStartUnixUs, hold.PostedNanoUsd, hold.ReservedNanoUsd = held.StartUS, held.PostedNano, held.ReservedNano
@@ -199,7 +202,7 @@ func (b *Budgets) Decided(c *call.Call, h *Held, d *lua.Decision, decidedBy stri
 		k.Limit, k.Used, k.Reserved, k.Cost = hold.GetLimitNanoUsd(), held.PostedNano, held.ReservedNano, hold.GetAmountNanoUsd()
 		k.Remaining = max(0, k.GetLimit()-k.GetUsed()-k.GetReserved())
 		k.Denied = held.Stands != lua.StandsNothing
-		k.PeriodStartUnixUs, k.DecidedAtUnixUs, k.DecidedBy, k.ClockOffsetUs = held.StartUS, d.NowUS, decidedBy, offset
+		k.PeriodStartUnixUs, k.DecidedAtUnixUs, k.DecidedBy, k.ClockOffsetUs = held.StartUS, d.NowUS, by, offset
 		if end, ok := r.end(held.StartUS); ok {
 			k.ResetAfterUs = max(0, end.UnixMicro()-d.NowUS)
 		}

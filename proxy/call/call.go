@@ -79,6 +79,13 @@ type Call struct {
 	Ended         bool
 }
 
+// Who decided, as checks say it: Redis, what this process had taken from it before, or this process alone while Redis was away.
+const (
+	DecidedByRedis = "redis"
+	DecidedByLease = "lease"
+	DecidedLocally = "local"
+)
+
 // Lease is what its process has reserved of budgets for calls to come.
 type Lease interface {
 	// ID is that of its own reservation.

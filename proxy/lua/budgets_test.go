@@ -387,6 +387,85 @@ func TestBudgetsFollowTheLog(t *testing.T) {
 	t.Logf("FIGURE %d granted in %d epochs", granted, epoch)
 }
 
+// However often and in whatever order a reservation is ended, it is ended once: a settle after a settle, a cancellation after a settle, a settle after a
+// cancellation and one after the log has ended it change nothing.
+func TestAReservationEndsOnce(t *testing.T) {
+	t.Parallel()
+	a, b, r := installed(t)
+	field := keyspace.Balance("b", 1, "") + "0"
+	adjust := func(how lua.Adjustment, id string, cost int64) {
+		t.Helper()
+		q := reserve(id, hold("b", usd, 100))
+		q.Cost = cost
+		if err := a.Adjust(t.Context(), how, q, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(posted, reserved, confirmed int64, entries int) {
+		t.Helper()
+		balances, left := state(t, r.Client())
+		if balances[field] != [3]int64{posted, reserved, confirmed} || len(left) != entries {
+			t.Errorf("%v with %v, want %d %d %d with %d", balances[field], left, posted, reserved, confirmed, entries)
+		}
+	}
+	for _, id := range []string{"settled", "cancelled", "expired"} {
+		if d, err := a.Admit(t.Context(), reserve(id, hold("b", usd, 100))); err != nil || !d.Admitted {
+			t.Fatalf("%+v %v", d, err)
+		}
+	}
+	want(0, 300, 0, 3)
+	adjust(lua.Settle, "settled", 20)
+	adjust(lua.Settle, "settled", 70)
+	adjust(lua.Cancel, "settled", 0)
+	want(20, 200, 0, 3)
+	adjust(lua.Cancel, "cancelled", 0)
+	adjust(lua.Cancel, "cancelled", 0)
+	adjust(lua.Settle, "cancelled", 70)
+	want(20, 100, 0, 2)
+	// The log has ended two of them: one as here, one at its bound.
+	step := &lua.Step{Cut: lua.Cut{Workspace: "ws", Epoch: 1, To: 5, Posted: map[string]int64{field: 120}}, Ended: []string{"settled", "expired"}}
+	for range 2 {
+		if _, _, _, err := b.Reconcile(t.Context(), step); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(120, 0, 120, 0)
+	adjust(lua.Settle, "expired", 70)
+	adjust(lua.Cancel, "expired", 0)
+	want(120, 0, 120, 0)
+}
+
+// Two rebuild at once: the slower one finds a later epoch installed, or one with a grant in it, and changes nothing.
+func TestTheSlowerOfTwoInstallsChangesNothing(t *testing.T) {
+	t.Parallel()
+	a, b, r := installed(t)
+	field := keyspace.Balance("b", 1, "") + "0"
+	install := func(epoch uint64, posted int64) bool {
+		t.Helper()
+		ok, err := b.Install(t.Context(), &lua.Installation{Cut: lua.Cut{Workspace: "ws", Epoch: epoch, To: 9, Posted: map[string]int64{field: posted}}, PolicyVersion: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	if !install(3, 500) {
+		t.Fatal("a later epoch was not installed")
+	}
+	q := reserve("1", hold("b", 1000, 400))
+	q.Epoch = 3
+	if d, err := a.Admit(t.Context(), q); err != nil || !d.Admitted {
+		t.Fatalf("%+v %v", d, err)
+	}
+	for _, epoch := range []uint64{1, 2, 3} {
+		if install(epoch, 0) {
+			t.Errorf("epoch %d was installed over 3", epoch)
+		}
+	}
+	if balances, entries := state(t, r.Client()); balances[field] != [3]int64{500, 400, 500} || len(entries) != 1 {
+		t.Errorf("%v with %v", balances, entries)
+	}
+}
+
 // A balance of a period that the log has forgotten leaves Redis once nothing of it is reserved; and however many ended at once, each counts once.
 func TestForgottenBalancesLeave(t *testing.T) {
 	t.Parallel()

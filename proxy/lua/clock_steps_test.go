@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -99,5 +101,48 @@ func TestAProxysClockDecidesNothing(t *testing.T) {
 	t.Logf("FIGURE a proxy whose clock is 26 years behind, beside one that is right: %d calls, 0 errors, excess %d", len(all), excess)
 	if excess > 0 {
 		t.Errorf("%d in excess", excess)
+	}
+}
+
+// Redis' clock steps an hour ahead, over the end of a budget's period, and back. Nobody is granted anything by the wrong clock, what is open stays open, and the
+// period that holds is still the one it was.
+func TestAClockStepRollsNoPeriodOver(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t)
+	info := d.rdb.Info(t.Context(), "replication").Val()
+	_, id, _ := strings.Cut(info, "master_replid:")
+	server, _, _ := strings.Cut(id, "\r")
+	if err := d.rdb.HSet(t.Context(), keyspace.State("ws"), "epoch", 1, "op", 0, "n", 0, "life", 1, "pv", 1, "who", server).Err(); err != nil {
+		t.Fatal(err)
+	}
+	now, hour := d.now, time.Hour.Microseconds()
+	starts := []int64{now - hour/2, now + hour/2, now + 3*hour/2}
+	call := func(id string) []int64 {
+		keys, args := admission(id)
+		args[3], args[7], args[8], args[9], args[10] = now, "p", 1, 100, 1 // what the caller takes for the time is right
+		args = append(args, keyspace.Balance("b", 1, ""), 1000, 400, 1, starts[0], starts[1], starts[2])
+		return numbers(t, d.admit.Run(t.Context(), d.rdb, keys, args...))
+	}
+	held := func(start int64) string {
+		return d.rdb.HGet(t.Context(), keyspace.State("ws"), keyspace.Balance("b", 1, "")+strconv.FormatInt(start, 10)).Val()
+	}
+	if got := call("1"); got[0] != 1 || held(starts[0]) != "0 400 0" {
+		t.Fatalf("%v, held %q", got, held(starts[0]))
+	}
+	for _, step := range []int64{hour, -hour} {
+		d.set(now + step)
+		if got := call("2"); got[0] != 6 {
+			t.Errorf("by a clock that is off by %s: %v", time.Duration(step)*time.Microsecond, got)
+		}
+		if held(starts[0]) != "0 400 0" || held(starts[1]) != "" {
+			t.Errorf("held %q, and %q in the next period", held(starts[0]), held(starts[1]))
+		}
+	}
+	d.set(now)
+	if got := call("3"); got[0] != 1 || held(starts[0]) != "0 800 0" {
+		t.Errorf("when the clock is right again: %v, held %q", got, held(starts[0]))
+	}
+	if got := call("4"); got[0] != 0 {
+		t.Errorf("above the limit: %v", got)
 	}
 }

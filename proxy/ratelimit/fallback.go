@@ -54,7 +54,7 @@ func (s *RateLimit) without(c *call.Call, g *grant, cause error) (time.Duration,
 	for i := range g.rules {
 		k := new(rateguardv1.Check)
 		fill(k, &g.rules[i], &g.request.Takes[i], &d, i)
-		k.DecidedBy = decidedLocally
+		k.DecidedBy = call.DecidedLocally
 		c.Checks[i] = k
 	}
 	setHeaders(c, g)
@@ -67,7 +67,7 @@ func (s *RateLimit) without(c *call.Call, g *grant, cause error) (time.Duration,
 	c.Grant = g // for what budgets make of its cost
 	if g.held.Leased() {
 		g.held.Show(&d)
-		s.budgets.Decided(c, &g.held, &d, decidedByLease)
+		s.budgets.Decided(c, &g.held, &d)
 	} else if g.held.Any() {
 		s.budgets.Locally(c, &g.held, d.NowUS)
 	}

@@ -271,9 +271,9 @@ func (s *RateLimit) decided(c *call.Call, g *grant, d *lua.Decision) (time.Durat
 	checks := make([]rateguardv1.Check, len(g.rules))
 	for i := range g.rules {
 		fill(&checks[i], &g.rules[i], &g.request.Takes[i], d, i)
-		checks[i].DecidedBy, checks[i].ClockOffsetUs = decidedByRedis, offset
+		checks[i].DecidedBy, checks[i].ClockOffsetUs = call.DecidedByRedis, offset
 		if t := &g.rules[i]; t.lease != nil && (g.request.Takes[i].Held || g.byLease) {
-			checks[i].DecidedBy, checks[i].ClockOffsetUs = decidedByLease, t.offsetUS
+			checks[i].DecidedBy, checks[i].ClockOffsetUs = call.DecidedByLease, t.offsetUS
 		}
 		c.Checks[i] = &checks[i]
 	}
@@ -281,10 +281,8 @@ func (s *RateLimit) decided(c *call.Call, g *grant, d *lua.Decision) (time.Durat
 	switch {
 	case g.unreserved:
 		s.budgets.Locally(c, &g.held, d.NowUS)
-	case g.held.Leased():
-		s.budgets.Decided(c, &g.held, d, decidedByLease)
 	case g.held.Any():
-		s.budgets.Decided(c, &g.held, d, decidedByRedis)
+		s.budgets.Decided(c, &g.held, d)
 	}
 	if !d.Admitted {
 		s.metrics.denied.Inc()
@@ -298,13 +296,6 @@ func (s *RateLimit) decided(c *call.Call, g *grant, d *lua.Decision) (time.Durat
 	c.Grant = g
 	return d.Wait(), nil
 }
-
-// Who decided, as checks say it.
-const (
-	decidedByRedis = "redis"
-	decidedByLease = "lease"
-	decidedLocally = "local"
-)
 
 func fill(k *rateguardv1.Check, t *taken, take *lua.Take, d *lua.Decision, i int) {
 	p, seen := t.rule.policy, &d.Seen[i]

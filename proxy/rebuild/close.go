@@ -28,6 +28,8 @@ type closing struct {
 	dead bool
 	// complete: the log has all that it ever opened. Nothing was sent for what else Redis shows of it, which is released.
 	complete bool
+	// patience is how long budgets are waited for that are not in Redis; 0: they are looked at once.
+	patience time.Duration
 }
 
 // close ends everything the log shows open of a producer that is fenced. Each round reads to the end of
@@ -42,7 +44,7 @@ func (r *Rebuilder) close(ctx context.Context, c closing) error {
 	shown := new(held)
 	if !lost(status) {
 		var err error
-		if shown, err = r.held(ctx, status.GetProducerId()); err != nil {
+		if shown, err = r.held(ctx, status.GetProducerId(), c.patience); err != nil {
 			return err
 		}
 	}

@@ -18,7 +18,7 @@ type Budgets struct {
 	Policies Policies
 }
 
-// Policies say which workspaces have budgets.
+// Policies say which workspaces have budgets, to closers and to the keeper; *policy.View with its follower is one.
 type Policies interface {
 	// Budgets calls f for each workspace that has budgets, with the version of its policy.
 	Budgets(f func(workspace string, version uint64))
@@ -27,7 +27,7 @@ type Policies interface {
 }
 
 const (
-	// usableFor is how long one attempt of a closing waits for budgets that are not in Redis, usableEvery how often it looks.
+	// usableFor is how long one closing of a predecessor waits for budgets that are not in Redis, usableEvery how often it looks.
 	usableFor   = 10 * time.Second
 	usableEvery = 50 * time.Millisecond
 )
@@ -40,9 +40,9 @@ type held struct {
 	from map[int32]int64
 }
 
-// held fences the producer in every workspace that has budgets, after which nothing is granted to it, and returns what it has reserved there. It
-// waits until the budgets can be used: one that Redis has lost could have held what no log shows, and comes back only with the seals of all.
-func (r *Rebuilder) held(ctx context.Context, producer string) (*held, error) {
+// held fences the producer in every workspace that has budgets, after which nothing is granted to it, and returns what it has reserved there. The budgets
+// have to be usable: one that Redis has lost could have held what no log shows, and comes back only with the seals of all. That is waited for with patience.
+func (r *Rebuilder) held(ctx context.Context, producer string, patience time.Duration) (*held, error) {
 	b, out := r.cfg.Budgets, &held{entries: make(map[string]map[string]lua.Entry), from: make(map[int32]int64)}
 	if b == nil {
 		return out, nil
@@ -57,7 +57,7 @@ func (r *Rebuilder) held(ctx context.Context, producer string) (*held, error) {
 	}
 	var workspaces []string
 	b.Policies.Budgets(func(ws string, _ uint64) { workspaces = append(workspaces, ws) })
-	if err := r.usable(ctx, workspaces); err != nil {
+	if err := r.usable(ctx, workspaces, patience); err != nil {
 		return nil, fmt.Errorf("closing producer %s: %w", producer, err)
 	}
 	places, err := b.Balances.Places(ctx, workspaces) // before the entries: their ends stand behind these
@@ -84,10 +84,9 @@ func (r *Rebuilder) held(ctx context.Context, producer string) (*held, error) {
 	return out, nil
 }
 
-// usable waits until Redis has budgets of all the workspaces that proxies may use.
-func (r *Rebuilder) usable(ctx context.Context, workspaces []string) error {
-	ctx, cancel := context.WithTimeout(ctx, usableFor)
-	defer cancel()
+// usable returns nil once Redis has budgets of all the workspaces that proxies may use. It asks for those that are missing, and looks at least once.
+func (r *Rebuilder) usable(ctx context.Context, workspaces []string, patience time.Duration) error {
+	until := time.Now().Add(patience)
 	for left := workspaces; len(left) > 0; {
 		places, err := r.cfg.Budgets.Balances.Places(ctx, left)
 		if err != nil {
@@ -101,8 +100,8 @@ func (r *Rebuilder) usable(ctx context.Context, workspaces []string) error {
 		if err := r.cfg.Budgets.Wants.Want(ctx, left); err != nil {
 			return err
 		}
-		if !sleep(ctx, usableEvery) {
-			return fmt.Errorf("budgets of %d workspaces, %s first, are not in Redis: %w", len(left), left[0], context.Cause(ctx))
+		if time.Now().After(until) || !sleep(ctx, usableEvery) {
+			return fmt.Errorf("budgets of %d workspaces, %s first, are not in Redis", len(left), left[0])
 		}
 	}
 	return nil

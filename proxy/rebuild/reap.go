@@ -44,9 +44,11 @@ func (r *Rebuilder) reap(ctx context.Context) {
 	}
 }
 
+// reapOne closes a producer, without patience: the others that are gone wait behind it, and among them may be those that budgets wait for.
 func (r *Rebuilder) reapOne(ctx context.Context, status *rateguardv1.ProducerStatus) error {
-	r.log.Warn("closing a producer that is gone", slog.String("producer_id", status.GetProducerId()),
-		slog.String("host", status.GetHost()))
+	if !r.roster.Retired(status.GetProducerId()) { // else it was said before
+		r.log.Warn("closing a producer that is gone", slog.String("producer_id", status.GetProducerId()), slog.String("host", status.GetHost()))
+	}
 	if err := r.redis.Fence(ctx, status.GetProducerId(), r.cfg.Spool.ProducerID()); err != nil {
 		return err
 	}

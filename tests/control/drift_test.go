@@ -2,6 +2,7 @@ package control_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -190,4 +191,117 @@ func TestStoresThatDriftAreSeen(t *testing.T) {
 	looked("incomparable", 1, "redis")
 	s.root().do("DELETE", ws+"/budgets/month", nil).want(t, 204)
 	awaitAll(driftOf, "0 0 0 ")
+}
+
+// alerts waits until n alerts are in the log, and returns all that are, in their order. An event that the relay sent twice is one.
+func (l *log) alerts(n int) (all []*rateguardv1.Alert) {
+	l.t.Helper()
+	l.until(fmt.Sprint(n, " alerts"), func(records []record) bool {
+		all = nil
+		events := map[string]bool{}
+		for _, r := range records {
+			if a := r.event.GetAlert(); a != nil && !events[r.event.GetId()] {
+				events[r.event.GetId()] = true
+				all = append(all, a)
+			}
+		}
+		return len(all) >= n
+	})
+	return all
+}
+
+func summary(a *rateguardv1.Alert) string {
+	return fmt.Sprintf("%s %s %s %s %s: %s", a.GetKind(), a.GetState(), a.GetSeverity(), a.GetLabels()["store"], a.GetLabels()["difference_usd"], a.GetTitle())
+}
+
+// A balance in Redis is tampered with: there is one alert of it, however often and by whomever it is looked at, until it is what the log says; then one more says
+// so. Each budget and period has its own.
+func TestABudgetThatDriftsRaisesOneAlert(t *testing.T) {
+	cluster := wholeCluster(t)
+	database := newDatabase(t)
+	cfg := settings(t, database, brokers(cluster))
+	url, redis := newRedis(t)
+	cfg.RedisURL = url
+	reg := prometheus.NewRegistry()
+	s, stop := measured(t, cfg, reg)
+	ws := s.workspace("a")
+	month := s.root().do("PUT", ws+"/budgets/month", anyBudget).want(t, 201).number("generation")
+	other := s.root().do("PUT", ws+"/budgets/other", anyBudget).want(t, 201).number("generation")
+	holds := append(hold("month", month, 500, 0, 500, 10e9), hold("other", other, 500, 0, 500, 10e9)...)
+	events := []*rateguardv1.Event{opened("p", 1, "r1/1", 1, 1, holds), settled("p", 2, "r1/1", 300, holds)}
+	for _, e := range events {
+		e.WorkspaceId, e.OccurredAtUnixUs = id(ws), time.Now().UnixMicro()
+	}
+	field := func(budget string, generation int) string {
+		return keyspace.BudgetPeriod{Budget: budget, Generation: uint64(generation), StartUS: thisMonth.UnixMicro()}.Field()
+	}
+	state := func(fields ...any) {
+		t.Helper()
+		if err := redis.HSet(t.Context(), keyspace.State(id(ws)), fields...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	state("epoch", 3, "at", 1, "op", 1, "n", 0, "life", 1, "pv", 1, "day", 1, field("month", month), "300 0 300", field("other", other), "300 0 300")
+	newCostsLog(t, cluster).spendRow(ws, 1, events...)
+	alerts := follow(t, brokers(cluster), topics.Alerts.Name)
+	looked := func(reg *prometheus.Registry, result string) {
+		t.Helper()
+		before := max(0, metric(t, reg, comparisonOf, "store", "redis", "result", result))
+		await(t, "comparisons that are "+result, func() bool {
+			return metric(t, reg, comparisonOf, "store", "redis", "result", result) >= before+3
+		})
+	}
+	looked(reg, "equal")
+
+	during := " in the period from " + thisMonth.UTC().Format(time.RFC3339)
+	told := func(want ...string) []*rateguardv1.Alert {
+		t.Helper()
+		all := alerts.alerts(len(want))
+		got := make([]string, len(all))
+		for i, a := range all {
+			got[i] = summary(a)
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("got %q, want %q", got, want)
+		}
+		return all
+	}
+	first := "budget_drift raised critical redis 0.00000005: Budget month" + during + " differs by 0.00000005 USD between the log and Redis"
+	second := "budget_drift raised critical redis 0.000000001: Budget other" + during + " differs by 0.000000001 USD between the log and Redis"
+	resolved := "budget_drift resolved critical redis : Budget month" + during + " is the same in all stores again"
+
+	state(field("month", month), "250 0 250") // 50 nano-USD that could be spent once more
+	told(first)
+	looked(reg, "differs")
+	state(field("month", month), "240 0 240") // still the same alert
+	looked(reg, "differs")
+	stop()
+	// Another process takes over: it finds the budget at another place of the log first, and then as it is.
+	state("at", 7)
+	reg, cfg = prometheus.NewRegistry(), settings(t, database, brokers(cluster))
+	cfg.RedisURL = url
+	s, _ = measured(t, cfg, reg)
+	looked(reg, "incomparable")
+	state("at", 1, field("other", other), "301 0 301")
+	told(first, second)
+	state(field("month", month), "300 0 300")
+	all := told(first, second, resolved)
+	if all[0].GetAlertId() != all[2].GetAlertId() || all[0].GetAlertId() == all[1].GetAlertId() {
+		t.Errorf("the ids of the alerts: %v", all)
+	}
+	// It drifts again, which is another alert. Then nobody has these budgets any more.
+	state(field("month", month), "250 0 250")
+	if again := told(first, second, resolved, first); again[3].GetAlertId() == all[0].GetAlertId() {
+		t.Error("the second drift has the alert of the first")
+	}
+	for _, budget := range []string{"month", "other"} {
+		s.root().do("DELETE", ws+"/budgets/"+budget, nil).want(t, 204)
+	}
+	ends := map[string]string{}
+	for _, a := range alerts.alerts(6)[4:] {
+		ends[a.GetAlertId()] = a.GetState() + a.GetLabels()["budget"]
+	}
+	if len(ends) != 2 || ends[all[1].GetAlertId()] != "resolvedother" {
+		t.Errorf("the last alerts are %v", ends)
+	}
 }

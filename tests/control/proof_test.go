@@ -49,7 +49,7 @@ func (l costsLog) write(ws string, e *rateguardv1.Event) int64 {
 func wholeCluster(t *testing.T) *kfake.Cluster {
 	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions,
-		topics.Policies.Name, topics.PolicyHistory.Name, topics.Keys.Name, topics.Audit.Name, topics.Ticks.Name, topics.Costs.Name, topics.SpendTable.Name),
+		topics.Policies.Name, topics.PolicyHistory.Name, topics.Keys.Name, topics.Audit.Name, topics.Ticks.Name, topics.Costs.Name, topics.SpendTable.Name, topics.Alerts.Name),
 		kfake.SeedTopics(1, topics.Producers.Name))
 	if err != nil {
 		t.Fatalf("starting a broker: %v", err)

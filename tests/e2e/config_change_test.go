@@ -31,13 +31,19 @@ type edge struct {
 // startEdge starts a proxy on a folder of its own. Without brokers it finds no Kafka.
 func startEdge(t *testing.T, s *harness.System, dir string, kafka broker.Config) edge {
 	t.Helper()
+	return startEdgeOn(t, s, dir, kafka, s.Config().RedisURL)
+}
+
+// startEdgeOn is startEdge with another way to Redis.
+func startEdgeOn(t *testing.T, s *harness.System, dir string, kafka broker.Config, redisURL string) edge {
+	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatalf("listening: %v", err)
 	}
 	cfg := s.Config()
 	p, err := proxy.New(t.Context(), proxy.Config{
-		Listener: l, DataDir: dir, RedisURL: cfg.RedisURL, SecretKey: cfg.SecretKey, Kafka: kafka, FlushTimeout: 500 * time.Millisecond,
+		Listener: l, DataDir: dir, RedisURL: redisURL, SecretKey: cfg.SecretKey, Kafka: kafka, FlushTimeout: 500 * time.Millisecond,
 	}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatalf("making a proxy: %v", err)

@@ -7,23 +7,26 @@ import (
 	"github.com/rateguard/rateguard/schemas/spend"
 )
 
-// difference is the largest one that was found, and where.
+// difference is one that was found, nano-USD, and where.
 type difference struct {
-	nano   int64
 	period keyspace.BudgetPeriod
+	nano   int64
 }
 
-func (d *difference) note(p keyspace.BudgetPeriod, a, b int64) {
+// differences are those of a comparison, above 0.
+type differences map[keyspace.BudgetPeriod]int64
+
+func (d differences) note(p keyspace.BudgetPeriod, a, b int64) {
 	n := a - b
-	if n = max(n, -n); n > d.nano {
-		d.nano, d.period = n, p
+	if n = max(n, -n); n > d[p] {
+		d[p] = n
 	}
 }
 
 // compare holds what a store has as posted of each budget period against the table. A period that the table has dropped for its age it says
 // nothing of; one that the store lacks is 0 there. skip names those that the store cannot tell apart.
-func compare(state *rateguardv1.SpendState, posted map[keyspace.BudgetPeriod]int64, skip func(keyspace.BudgetPeriod) bool) difference {
-	var d difference
+func compare(state *rateguardv1.SpendState, posted map[keyspace.BudgetPeriod]int64, skip func(keyspace.BudgetPeriod) bool) differences {
+	d := make(differences)
 	for _, b := range state.GetBudgets() {
 		for _, balance := range b.GetBalances() {
 			for _, period := range balance.GetPeriods() {
@@ -46,8 +49,8 @@ func compare(state *rateguardv1.SpendState, posted map[keyspace.BudgetPeriod]int
 
 // inside holds the balances in Redis against its reservations: posted is what the log has confirmed and the costs of those that are settled,
 // reserved is what the open ones hold, and lent is what leases hold of that.
-func inside(b *mirror.Budgets) difference {
-	var d difference
+func inside(b *mirror.Budgets) differences {
+	d := make(differences)
 	for p, held := range b.Balances {
 		d.note(p, held.Posted, held.Confirmed+b.Entries[p].Posted)
 		d.note(p, held.Reserved, b.Entries[p].Reserved)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rateguard/rateguard/projections/control/mirror"
 	"github.com/rateguard/rateguard/projections/postgres"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/schemas/keyspace"
 	"github.com/rateguard/rateguard/topics/broker"
 	"github.com/rateguard/rateguard/topics/hash"
@@ -37,8 +38,10 @@ type Config struct {
 	// Redis is nil where there is none.
 	Redis    *mirror.Mirror
 	Interval time.Duration
-	Log      *slog.Logger
-	Metrics  *Metrics
+	// Publish puts an alert into the outbox, in a transaction.
+	Publish func(ctx context.Context, tx pgx.Tx, workspace string, alert *rateguardv1.Alert) error
+	Log     *slog.Logger
+	Metrics *Metrics
 }
 
 // Auditor compares the budgets of some workspaces at each interval.
@@ -50,19 +53,21 @@ type Auditor struct {
 	// round are the workspaces that were compared since the first.
 	round map[string]bool
 	// found is what the last comparison of each workspace showed, by store.
-	found map[place]finding
+	found map[place]map[keyspace.BudgetPeriod]finding
 }
 
 type place struct{ store, workspace string }
 
-// finding is a difference, and how often in a row there was one.
+// finding is a difference in nano-USD, and how often in a row there was one.
 type finding struct {
-	difference
+	nano  int64
 	times int
 }
 
 // New returns an Auditor.
-func New(cfg Config) *Auditor { return &Auditor{cfg: cfg, found: make(map[place]finding)} }
+func New(cfg Config) *Auditor {
+	return &Auditor{cfg: cfg, found: make(map[place]map[keyspace.BudgetPeriod]finding)}
+}
 
 // Run compares at once and then each interval until ctx ends. What cannot be read is read again at the next.
 func (a *Auditor) Run(ctx context.Context) error {
@@ -95,10 +100,38 @@ func (a *Auditor) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(workspaces) == 0 {
-		a.report()
-		return nil
+	standing, err := a.readRaised(ctx)
+	if err != nil {
+		return err
 	}
+	if len(workspaces) > 0 {
+		if err := a.compareAll(ctx, workspaces, standing); err != nil {
+			return err
+		}
+	}
+	if a.after == "" {
+		if err := a.forget(ctx, standing); err != nil {
+			return err
+		}
+	}
+	a.report()
+	return nil
+}
+
+// forget is called at the end of a round: a workspace that has no budgets any more is not looked at again.
+func (a *Auditor) forget(ctx context.Context, standing map[account]raised) error {
+	maps.DeleteFunc(a.found, func(at place, _ map[keyspace.BudgetPeriod]finding) bool { return !a.round[at.workspace] })
+	for of, r := range standing {
+		if !a.round[of.workspace] {
+			if err := a.resolve(ctx, of, r, "is not compared any more"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (a *Auditor) compareAll(ctx context.Context, workspaces []string, standing map[account]raised) (err error) {
 	if a.table == nil {
 		if a.table, err = newTable(a.cfg.Kafka); err != nil {
 			return err
@@ -126,11 +159,16 @@ func (a *Auditor) look(ctx context.Context) error {
 		return err
 	}
 	for _, ws := range workspaces {
-		if err := a.compare(ws, held[ws], l); err != nil {
+		compared, err := a.compare(ws, held[ws], l)
+		if err != nil {
 			return err
 		}
+		for _, at := range compared {
+			if err := a.tell(ctx, at, standing); err != nil {
+				return err
+			}
+		}
 	}
-	a.report()
 	return nil
 }
 
@@ -155,35 +193,36 @@ SELECT DISTINCT b.workspace_id FROM control.budgets b JOIN control.workspaces w 
 	}
 	if a.after = ""; len(all) == perLook {
 		a.after = all[len(all)-1]
-		return all, nil
 	}
-	// A workspace that has no budgets any more is not looked at again.
-	maps.DeleteFunc(a.found, func(at place, _ finding) bool { return !a.round[at.workspace] })
 	return all, nil
 }
 
-// compare holds what the stores have of a workspace against the table, where they stand at one place of the log.
-func (a *Auditor) compare(ws string, held *mirror.Budgets, l *ledger) error {
+// compare holds what the stores have of a workspace against the table, where they stand at one place of the log, and returns those that do.
+func (a *Auditor) compare(ws string, held *mirror.Budgets, l *ledger) (compared []place, err error) {
 	row, found, err := a.table.row(ws)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	note := func(store string, d differences) {
+		a.note(place{store, ws}, d)
+		compared = append(compared, place{store, ws})
 	}
 	if held != nil {
-		a.note(place{storeEntries, ws}, inside(held))
+		note(storeEntries, inside(held))
 	}
 	if found && held != nil && row.holds(held.At) {
-		a.note(place{storeRedis, ws}, compare(row.state, confirmed(held), none))
+		note(storeRedis, compare(row.state, confirmed(held), none))
 	} else {
 		a.skip(place{storeRedis, ws})
 	}
 	applied, known := l.applied[hash.Partition([]byte(ws), a.table.partitions)]
 	if found && known && row.holds(applied) {
 		unlike := func(p keyspace.BudgetPeriod) bool { return !postgres.Whole(p.Balance) } // another name may stand for it there
-		a.note(place{storePostgres, ws}, compare(row.state, l.posted[ws], unlike))
+		note(storePostgres, compare(row.state, l.posted[ws], unlike))
 	} else {
 		a.skip(place{storePostgres, ws})
 	}
-	return nil
+	return compared, nil
 }
 
 func (a *Auditor) skip(at place) {
@@ -191,22 +230,17 @@ func (a *Auditor) skip(at place) {
 }
 
 // note takes a comparison. One difference may be a look at the wrong moment; the second in a row is none.
-func (a *Auditor) note(at place, d difference) {
-	if d.nano == 0 {
+func (a *Auditor) note(at place, d differences) {
+	before := a.found[at]
+	delete(a.found, at)
+	if len(d) == 0 {
 		a.cfg.Metrics.comparisons.WithLabelValues(at.store, "equal").Inc()
-		if a.found[at].times > 1 {
-			a.cfg.Log.Info("a budget is the same in all stores again", slog.String("workspace", at.workspace), slog.String("store", at.store))
-		}
-		delete(a.found, at)
 		return
 	}
 	a.cfg.Metrics.comparisons.WithLabelValues(at.store, "differs").Inc()
-	f := finding{d, a.found[at].times + 1}
-	a.found[at] = f
-	if f.times == 2 {
-		a.cfg.Log.Error("a budget is not the same in all stores", slog.String("workspace", at.workspace), slog.String("store", at.store),
-			slog.String("budget", d.period.Budget), slog.Uint64("generation", d.period.Generation), slog.String("balance", d.period.Balance),
-			slog.Time("period_start", time.UnixMicro(d.period.StartUS).UTC()), slog.Int64("difference_nano_usd", d.nano))
+	a.found[at] = make(map[keyspace.BudgetPeriod]finding, len(d))
+	for p, nano := range d {
+		a.found[at][p] = finding{nano, before[p].times + 1}
 	}
 }
 
@@ -214,12 +248,16 @@ func (a *Auditor) note(at place, d difference) {
 func (a *Auditor) report() {
 	for _, store := range []string{storeRedis, storePostgres, storeEntries} {
 		most, persistent := int64(0), 0
-		for at, f := range a.found {
+		for at, found := range a.found {
 			if at.store != store {
 				continue
 			}
-			most = max(most, f.nano)
-			if f.times > 1 {
+			stands := false
+			for _, f := range found {
+				most = max(most, f.nano)
+				stands = stands || f.times > 1
+			}
+			if stands {
 				persistent++
 			}
 		}

@@ -6,10 +6,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"github.com/rateguard/rateguard/proxy/epoch"
 	"github.com/rateguard/rateguard/proxy/internal/redistest"
 	"github.com/rateguard/rateguard/proxy/lua"
+	"github.com/rateguard/rateguard/schemas/envelope"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/topics"
 )
 
 func wantLedger(t *testing.T, w *world, want map[string]int64) {
@@ -134,4 +141,75 @@ func TestAProducerThatIsBeingClosedIsFencedAgain(t *testing.T) {
 	if _, err := zombie.admit("ws_1", 1); !errors.Is(err, lua.ErrFenced) {
 		t.Errorf("it was granted something: %v", err)
 	}
+}
+
+// A producer is read and its closing made when an opening of it arrives in the log, of which only Redis had shown anything. The closing that counts ends it with
+// its amounts: without them the sums would hold it as reserved for ever, and budgets could never be read from the log again.
+func TestAnOpeningThatArrivesDuringAClosing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	alive := w.start(options{})
+	zombie := w.start(options{noKeeper: true})
+	known := zombie.reserve("ws_1", 100)
+	zombie.flush()
+	zombie.stopShipping()
+	late, err := zombie.admit("ws_1", 200)
+	must(t, err)
+	// What is produced for all replicas stands still from here on: the closing, and not the opening.
+	stuck := w.cluster.Fault(kfake.Fault{
+		Keys: []kmsg.Key{kmsg.Produce}, Topic: topics.Costs.Name, Err: kerr.NotLeaderForPartition, Count: -1,
+		When: func(r kmsg.Request) bool { p, ok := r.(*kmsg.ProduceRequest); return ok && p.Acks == -1 },
+	})
+	zombie.stopBeating()
+	redistest.Until(t, "a closing", func() bool { return stuck.Hits() > 0 })
+	opening := late.opening()
+	opening.Id, opening.WorkspaceId, opening.OccurredAtUnixUs, opening.ProducerId, opening.Sequence = "e", "ws_1", time.Now().UnixMicro(), zombie.ProducerID(), 2
+	value, err := envelope.Encode(opening)
+	must(t, err)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Seeds()...), kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite())
+	must(t, err)
+	defer cl.Close()
+	must(t, cl.ProduceSync(t.Context(), &kgo.Record{Topic: topics.Costs.Name, Key: []byte("ws_1"), Value: value}).FirstErr())
+	stuck.Remove()
+	alive.awaitClosed(zombie.ProducerID())
+	w.await("ws_1", state{epoch: "1", entries: "0", posted: 300, confirmed: 300})
+	wantLedger(t, w, map[string]int64{known.id: 100, late.id: 200})
+	w.wipe()
+	alive.reserveWhen("ws_1", 700)
+	w.await("ws_1", state{entries: "1", posted: 300, reserved: 700, confirmed: 300})
+}
+
+// Budgets wait for several producers that died with their disks, and the closings of these wait for the budgets. One that an operator declares lost is closed
+// at once all the same, whoever else is gone.
+func TestTheGoneDoNotWaitForOneAnother(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	p := w.start(options{})
+	p.reserve("ws_1", 100)
+	gone := make([]*process, 4)
+	for i := range gone {
+		gone[i] = w.start(options{noKeeper: true, noSeals: true})
+		<-gone[i].Announced()
+		gone[i].reserve("ws_1", 10)
+		gone[i].flush()
+	}
+	w.wipe()
+	for _, g := range gone {
+		g.kill()
+	}
+	for _, g := range gone {
+		redistest.Until(t, "everybody to be taken for gone", func() bool { return p.rebuild.Roster().Retired(g.ProducerID()) })
+	}
+	last := gone[len(gone)-1] // it is looked at behind the others
+	began := time.Now()
+	w.declareLost(p, last.ProducerID())
+	p.awaitClosed(last.ProducerID())
+	if took := time.Since(began); took > 9*time.Second {
+		t.Errorf("closed after %s: it had waited for the budgets of another", took)
+	}
+	for _, g := range gone[:len(gone)-1] {
+		w.declareLost(p, g.ProducerID())
+	}
+	p.reserveWhen("ws_1", 860)
+	w.await("ws_1", state{entries: "2", posted: 40, reserved: 960, confirmed: 40})
 }

@@ -48,6 +48,8 @@ func must(tb testing.TB, err error) {
 type world struct {
 	tb    testing.TB
 	kafka broker.Config
+	// cluster is that Kafka.
+	cluster *kfake.Cluster
 	// url is where the processes find Redis, and rdb are clients of its servers.
 	url string
 	rdb []*redis.Client
@@ -69,7 +71,7 @@ func newWorldOn(tb testing.TB, url string, rdb []*redis.Client, workspaces ...st
 		kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": "31536000000", "message.max.bytes": fmt.Sprint(topics.Costs.MaxMessageBytes)}))
 	must(tb, err)
 	tb.Cleanup(c.Close)
-	w := &world{tb: tb, kafka: broker.Config{Brokers: strings.Join(c.ListenAddrs(), ",")}, url: url, rdb: rdb, budgets: map[string]uint64{}}
+	w := &world{tb: tb, kafka: broker.Config{Brokers: strings.Join(c.ListenAddrs(), ",")}, cluster: c, url: url, rdb: rdb, budgets: map[string]uint64{}}
 	for _, ws := range workspaces {
 		w.budgets[ws] = 1
 	}
@@ -107,6 +109,8 @@ type options struct {
 	noSeals, noKeeper, noShip bool
 	// eager: its watermark moves all the time.
 	eager bool
+	// tornFor is that of its keeper.
+	tornFor time.Duration
 }
 
 func (w *world) start(o options) *process {
@@ -147,7 +151,7 @@ func (w *world) start(o options) *process {
 	p.background(p.installs.Run)
 	if !o.noKeeper {
 		p.background(keeper.New(keeper.Config{
-			Kafka: w.kafka, Spool: s, Roster: p.rebuild.Roster(), Policies: w, Log: log, Lease: 300 * time.Millisecond, WantedEvery: 5 * time.Millisecond,
+			Kafka: w.kafka, Spool: s, Roster: p.rebuild.Roster(), Policies: w, Log: log, Lease: 300 * time.Millisecond, WantedEvery: 5 * time.Millisecond, TornFor: o.tornFor,
 			Redis: keeper.Redis{Balances: lua.NewBalances(store), Wants: lua.NewWants(store.Client()), Offices: lua.NewProducers(store.Client())},
 		}).Run)
 	}
@@ -239,14 +243,18 @@ func (r *reservation) subject() *rateguardv1.Subject {
 	return &rateguardv1.Subject{RequestId: strings.TrimSuffix(r.id, "/1"), Attempt: 1, Model: "m", OpenedAtUnixUs: time.Now().UnixMicro()}
 }
 
+func (r *reservation) opening() *rateguardv1.Event {
+	return &rateguardv1.Event{Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: &rateguardv1.ReservationOpened{
+		ReservationId: r.id, Subject: r.subject(), BoundNanoUsd: &r.amount, UnknownCostNanoUsd: &r.amount, Holds: []*rateguardv1.Hold{r.hold},
+		Epoch: r.grant.Epoch, Op: r.grant.Op, LeaseId: r.lease,
+	}}}
+}
+
 // open appends the opening, unless the epoch was given up.
 func (r *reservation) open() error {
 	return r.p.gate.Open(r.ws, r.grant.Epoch, func() error {
 		var err error
-		r.in, err = r.p.AppendOpen(record(r.p.w.tb, r.ws, &rateguardv1.Event{Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: &rateguardv1.ReservationOpened{
-			ReservationId: r.id, Subject: r.subject(), BoundNanoUsd: &r.amount, UnknownCostNanoUsd: &r.amount, Holds: []*rateguardv1.Hold{r.hold},
-			Epoch: r.grant.Epoch, Op: r.grant.Op, LeaseId: r.lease,
-		}}}))
+		r.in, err = r.p.AppendOpen(record(r.p.w.tb, r.ws, r.opening()))
 		return err
 	})
 }
@@ -293,60 +301,92 @@ func record(tb testing.TB, ws string, e *rateguardv1.Event) spool.Record {
 	return spool.Record{Topic: topics.Costs, Key: ws, Value: b, Headers: envelope.Headers(e, "")}
 }
 
-// ledger is what the log says that each reservation cost: the first end of each, the last one of a later correction, as every consumer counts them.
-func (w *world) ledger(ws string) map[string]int64 {
+// each calls f for what is left of a partition of the costs topic at its present end.
+func (w *world) each(n int32, f func(*kgo.Record)) {
 	w.tb.Helper()
-	n := hash.Partition([]byte(ws), partitions)
 	cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Seeds()...), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topics.Costs.Name: {n: kgo.NewOffset().AtStart()}}),
 		kgo.FetchMaxWait(20*time.Millisecond))
 	must(w.tb, err)
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, topics.Costs.Name)
+	starts, err := kadm.NewClient(cl).ListStartOffsets(ctx, topics.Costs.Name)
 	must(w.tb, err)
-	end, _ := ends.Lookup(topics.Costs.Name, n)
-	costs, marks, closed := map[string]int64{}, map[string]uint64{}, map[string]bool{}
-	for next := int64(0); next < end.Offset; {
+	start, _ := starts.Lookup(topics.Costs.Name, n)
+	for next, end := start.Offset, w.end(n); next < end; must(w.tb, ctx.Err()) {
 		for _, rec := range cl.PollFetches(ctx).Records() {
 			next = rec.Offset + 1
-			if string(rec.Key) != ws {
-				continue
+			f(rec)
+		}
+	}
+}
+
+// ledger is what the log says that each reservation cost: the first end of each, the last one of a later correction, as every consumer counts them.
+func (w *world) ledger(ws string) map[string]int64 {
+	w.tb.Helper()
+	costs, marks, closed := map[string]int64{}, map[string]uint64{}, map[string]bool{}
+	w.each(hash.Partition([]byte(ws), partitions), func(rec *kgo.Record) {
+		if string(rec.Key) != ws {
+			return
+		}
+		e, err := envelope.Decode(rec.Value)
+		must(w.tb, err)
+		if e.GetSequence() > 0 {
+			if e.GetSequence() <= marks[e.GetProducerId()] {
+				return
 			}
-			e, err := envelope.Decode(rec.Value)
-			must(w.tb, err)
-			if e.GetSequence() > 0 {
-				if e.GetSequence() <= marks[e.GetProducerId()] {
-					continue
-				}
-				marks[e.GetProducerId()] = e.GetSequence()
-			}
-			if o := e.GetCostSettled().GetOutcome(); o != nil {
-				costs[o.GetReservationId()] = o.GetCostNanoUsd()
-			}
-			if o := e.GetReservationOpened(); o.GetLeaseId() != "" {
-				if charged, ended := costs[o.GetLeaseId()]; ended {
-					costs[o.GetLeaseId()] = charged - o.GetHolds()[0].GetAmountNanoUsd()
-				}
-			}
-			if o := e.GetLeaseEnded().GetOutcome(); o != nil {
-				if _, charged := costs[o.GetReservationId()]; charged {
-					costs[o.GetReservationId()] = o.GetCostNanoUsd()
-				}
-			}
-			if c := e.GetProducerClosed(); c != nil && c.GetMark() == marks[c.GetProducerId()] && !closed[c.GetProducerId()] {
-				closed[c.GetProducerId()] = true
-				for _, o := range c.GetEnds() {
-					if _, ended := costs[o.GetReservationId()]; ended {
-						w.tb.Errorf("%s is ended twice", o.GetReservationId())
-					}
-					costs[o.GetReservationId()] = o.GetCostNanoUsd()
-				}
+			marks[e.GetProducerId()] = e.GetSequence()
+		}
+		if o := e.GetCostSettled().GetOutcome(); o != nil {
+			costs[o.GetReservationId()] = o.GetCostNanoUsd()
+		}
+		if o := e.GetReservationOpened(); o.GetLeaseId() != "" {
+			if charged, ended := costs[o.GetLeaseId()]; ended {
+				costs[o.GetLeaseId()] = charged - o.GetHolds()[0].GetAmountNanoUsd()
 			}
 		}
-		must(w.tb, ctx.Err())
-	}
+		if o := e.GetLeaseEnded().GetOutcome(); o != nil {
+			if _, charged := costs[o.GetReservationId()]; charged {
+				costs[o.GetReservationId()] = o.GetCostNanoUsd()
+			}
+		}
+		if c := e.GetProducerClosed(); c != nil && c.GetMark() == marks[c.GetProducerId()] && !closed[c.GetProducerId()] {
+			closed[c.GetProducerId()] = true
+			for _, o := range c.GetEnds() {
+				if _, ended := costs[o.GetReservationId()]; ended {
+					w.tb.Errorf("%s is ended twice", o.GetReservationId())
+				}
+				costs[o.GetReservationId()] = o.GetCostNanoUsd()
+			}
+		}
+	})
 	return costs
+}
+
+// rounds counts the rounds in what is left of a partition of the costs topic.
+func (w *world) rounds(n int32) (count int) {
+	w.tb.Helper()
+	w.each(n, func(rec *kgo.Record) {
+		e, err := envelope.Decode(rec.Value)
+		must(w.tb, err)
+		if e.GetRound() != nil {
+			count++
+		}
+	})
+	return count
+}
+
+// trim takes from the log what stands in a partition of the costs topic, as retention does.
+func (w *world) trim(n int32) {
+	w.tb.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Seeds()...))
+	must(w.tb, err)
+	defer cl.Close()
+	offsets := kadm.Offsets{}
+	offsets.Add(kadm.Offset{Topic: topics.Costs.Name, Partition: n, At: w.end(n)})
+	res, err := kadm.NewClient(cl).DeleteRecords(w.tb.Context(), offsets)
+	must(w.tb, err)
+	must(w.tb, res.Error())
 }
 
 // end returns the end of a partition of the costs topic.

@@ -13,19 +13,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rateguard/rateguard/proxy/lua"
+	"github.com/rateguard/rateguard/proxy/rebuild"
 	"github.com/rateguard/rateguard/proxy/rebuild/roster"
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/topics/broker"
 	"github.com/rateguard/rateguard/topics/hash"
 )
-
-// Policies are the configuration as the keeper needs it; *policy.View with its follower is one.
-type Policies interface {
-	// Budgets calls f for each workspace that has budgets, with the version of its policy.
-	Budgets(f func(workspace string, version uint64))
-	// Sync returns once the policies that stood in their topic at the call are known.
-	Sync(ctx context.Context) error
-}
 
 // Redis is what the keeper does there.
 type Redis struct {
@@ -40,10 +33,12 @@ type Config struct {
 	Spool    *spool.Spool
 	Roster   *roster.Roster
 	Redis    Redis
-	Policies Policies
-	// Lease is how long the office is held without a renewal, 3 s; WantedEvery how often is looked who waits for budgets, 25 ms.
+	Policies rebuild.Policies
+	// Lease is how long the office is held without a renewal, 3 s; WantedEvery how often is looked who waits for budgets, 25 ms; TornFor how long a
+	// workspace that the log does not show whole is left alone, a minute: each round for it would disturb all others of the partition.
 	Lease       time.Duration
 	WantedEvery time.Duration
+	TornFor     time.Duration
 	Log         *slog.Logger
 	Metrics     prometheus.Registerer
 }
@@ -66,6 +61,9 @@ func New(cfg Config) *Keeper {
 	}
 	if cfg.WantedEvery == 0 {
 		cfg.WantedEvery = 25 * time.Millisecond
+	}
+	if cfg.TornFor == 0 {
+		cfg.TornFor = time.Minute
 	}
 	return &Keeper{cfg: cfg, log: cfg.Log, met: newMetrics(cfg.Metrics), begun: make(map[string]bool)}
 }

@@ -84,3 +84,44 @@ func TestAGrantOfTheOldEpochIsNotOpened(t *testing.T) {
 	}
 	w.await("ws_1", state{entries: "1", posted: 300, reserved: 700, confirmed: 300})
 }
+
+// Schedules (c) and (7): two losses in a row, and between them a process reserves what it has not shipped. The second round waits for it as the first one did, and all of it
+// counts.
+func TestTwoLossesInARow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	p, q := w.start(options{}), w.start(options{noKeeper: true})
+	first := q.reserve("ws_1", 100)
+	w.wipe()
+	second := q.reserveWhen("ws_1", 200)
+	q.flush()
+	q.stopShipping()
+	unshipped := q.reserve("ws_1", 300)
+	w.wipe()
+	if _, err := p.admit("ws_1", 1); !errors.Is(err, epoch.ErrNotInstalled) {
+		t.Fatalf("opened although a producer has not sealed: %v", err)
+	}
+	q.kill()
+	w.start(options{dir: q.dir, noKeeper: true})
+	p.reserveWhen("ws_1", 400)
+	w.await("ws_1", state{entries: "1", posted: 600, reserved: 400, confirmed: 600})
+	wantLedger(t, w, map[string]int64{first.id: 100, second.id: 200, unshipped.id: 300})
+}
+
+// Schedule (14): the policy is made tighter while a process is cut off, and Redis loses everything with the version that it had seen. What is installed has the version of
+// the policies' topic, so that the old one is refused as before.
+func TestAnOldPolicyIsRefusedAfterAWipe(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	p := w.start(options{})
+	p.reserve("ws_1", 100).end(100)
+	w.await("ws_1", state{epoch: "1", entries: "0", posted: 100, confirmed: 100})
+	w.mu.Lock()
+	w.budgets["ws_1"] = 2
+	w.mu.Unlock()
+	w.wipe()
+	if _, err := p.admit("ws_1", 1); !errors.Is(err, lua.ErrOldPolicy) {
+		t.Errorf("by the old policy: %v", err)
+	}
+	w.await("ws_1", state{entries: "0", posted: 100, confirmed: 100})
+}

@@ -19,8 +19,6 @@ import (
 const (
 	// touchEvery is how often idle workspaces are brought up to the end of what is read, so that a later reading need not begin at their last record.
 	touchEvery = time.Minute
-	// tornFor is how long a workspace that the log does not show whole is left alone: each round for it would disturb all others of the partition.
-	tornFor = time.Minute
 	// retryMin and retryMax are the pauses after a reading that failed.
 	retryMin = 100 * time.Millisecond
 	retryMax = 5 * time.Second
@@ -312,7 +310,7 @@ func (p *partition) lost(ctx context.Context, workspaces []string) ([]string, er
 	}
 	least, out := max(firstEpoch, p.latest()), []string(nil)
 	for i, ws := range workspaces {
-		if places[i].Epoch < least && time.Since(p.torn[ws]) > tornFor {
+		if places[i].Epoch < least && time.Since(p.torn[ws]) > p.k.cfg.TornFor {
 			out = append(out, ws)
 		}
 	}

@@ -40,30 +40,25 @@ func (p *process) passes(id, ws string) *rateguardv1.ProducerStatus {
 // fold writes the spend table of a partition as processors have it once they are at its present end.
 func (w *world) fold(n int32) {
 	w.tb.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Seeds()...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.FetchMaxWait(20*time.Millisecond),
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topics.Costs.Name: {n: kgo.NewOffset().AtStart()}}))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Seeds()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	must(w.tb, err)
 	defer cl.Close()
 	details, err := kadm.NewClient(cl).ListTopics(w.tb.Context(), topics.Costs.Name)
 	must(w.tb, err)
 	id := details[topics.Costs.Name].ID
 	rows, states := map[string]*rateguardv1.TableValue{}, map[string]*rateguardv1.SpendState{}
-	for next, end := int64(0), w.end(n); next < end; {
-		for _, rec := range cl.PollFetches(w.tb.Context()).Records() {
-			next = rec.Offset + 1
-			key := string(rec.Key)
-			if rows[key] == nil {
-				rows[key], states[key] = &rateguardv1.TableValue{Generation: 1}, new(rateguardv1.SpendState)
-			}
-			e, err := envelope.Decode(rec.Value)
-			must(w.tb, err)
-			fold.SetApplied(rows[key], id[:], rec.Offset)
-			if !hash.IsPartitionKey(key) {
-				spend.Fold(states[key], e)
-			}
+	w.each(n, func(rec *kgo.Record) {
+		key := string(rec.Key)
+		if rows[key] == nil {
+			rows[key], states[key] = &rateguardv1.TableValue{Generation: 1}, new(rateguardv1.SpendState)
 		}
-		must(w.tb, w.tb.Context().Err())
-	}
+		e, err := envelope.Decode(rec.Value)
+		must(w.tb, err)
+		fold.SetApplied(rows[key], id[:], rec.Offset)
+		if !hash.IsPartitionKey(key) {
+			spend.Fold(states[key], e)
+		}
+	})
 	for key, row := range rows {
 		if !hash.IsPartitionKey(key) {
 			row.State, err = spend.Encode(states[key])
