@@ -1,0 +1,318 @@
+package explore_test
+
+import (
+	"fmt"
+	"hash/maphash"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/rateguard/rateguard/proxy/rebuild/keeper/plan"
+	"github.com/rateguard/rateguard/schemas/keyspace"
+)
+
+// fail emits the faults that may still happen.
+func (w *world) fail(s *state, out emit) {
+	for p := range producers {
+		if !s.p[p].alive() {
+			continue
+		}
+		if s.left.crash > 0 {
+			t := *s
+			t.p[p].phase = dead
+			t.left.crash--
+			out(move{"crash", p}, t)
+		}
+		if s.left.lose > 0 {
+			t := *s
+			t.p[p].phase = lost
+			t.left.lose--
+			out(move{"crash-and-lose", p}, t)
+		}
+	}
+	if s.left.wipe > 0 {
+		t := *s
+		t.primary.keys = 0
+		t.left.wipe--
+		t.forgetLate()
+		out(move{"wipe", 0}, t)
+	}
+	if s.left.failover > 0 {
+		if s.replica != s.primary {
+			t := *s
+			t.replica = t.primary
+			out(move{"replicate", 0}, t)
+		}
+		t := *s
+		t.replids++
+		t.old, t.primary = s.primary, server{s.replica.keys, t.replids}
+		t.replica = t.primary
+		t.left.failover--
+		t.forgetLate()
+		out(move{"failover", 0}, t)
+	}
+}
+
+// forgetLate drops the calls whose cancellation was acknowledged: their deadline is over before a lost state can be installed anew.
+func (s *state) forgetLate() {
+	for r := range s.r {
+		if s.r[r].at == gone {
+			s.r[r].calling = false
+		}
+	}
+}
+
+// next emits every state that can follow, those without a fault first, and reports whether there was one.
+func (w *world) next(s *state, out emit) (alive bool) {
+	live := func(m move, t state) {
+		alive = true
+		out(m, t)
+	}
+	w.serve(s, live)
+	w.keep(s, live)
+	w.shut(s, live)
+	w.fail(s, out)
+	return alive
+}
+
+// counts is what requests take of the budget when a grant was just given to one: what was sent and may cost, at its bound, what was served, at its
+// cost, and what can still be sent.
+func (w *world) counts(s *state, of int) int64 {
+	sum := int64(0)
+	for r := range requests {
+		p, q := &s.p[r/perProducer], &s.r[r]
+		switch {
+		case r == of:
+			sum += bound(r)
+		case p.declared:
+		case q.at == open:
+			sum += bound(r)
+		case q.at == ended:
+			sum += cost(r)
+		case q.at == granted && p.phase == serving && !p.fenced && q.epoch >= p.least:
+			sum += bound(r)
+		}
+	}
+	return sum
+}
+
+// wrong says what a state must not be; empty where it may.
+func (w *world) wrong(s *state) string {
+	for r := range requests {
+		q := &s.r[r]
+		if q.at != open {
+			continue
+		}
+		if q.over {
+			return fmt.Sprintf("oversold: request %d was sent, and did not fit when it was granted", r)
+		}
+		for o := range requests {
+			if p := &s.r[o]; o != r && (p.at == open || p.at == ended) && p.epoch == q.epoch && p.op == q.op {
+				return fmt.Sprintf("requests %d and %d are both grant %d of epoch %d", o, r, q.op, q.epoch)
+			}
+		}
+	}
+	return ""
+}
+
+// unfinished says what is left over where nothing more can happen; empty where nothing is.
+func (w *world) unfinished(s *state) string {
+	latest := plan.Latest(w.view(s.costs), w.roster(s.producers), 0)
+	if place := w.place(s.primary); !plan.Usable(place, latest) {
+		return fmt.Sprintf("the budgets stay closed: %+v, round %d", place, latest)
+	}
+	ws := w.view(s.costs).Workspace(workspace)
+	posted, reserved := int64(0), int64(0)
+	for _, b := range ws.State.GetBudgets() {
+		for _, balance := range b.GetBalances() {
+			for _, p := range balance.GetPeriods() {
+				posted, reserved = posted+p.GetSums().GetPostedNanoUsd(), reserved+p.GetSums().GetReservedNanoUsd()
+			}
+		}
+	}
+	if reserved != 0 || len(ws.Open) > 0 {
+		return fmt.Sprintf("the log holds %d for ever, in %d reservations", reserved, len(ws.Open))
+	}
+	if sums := w.sums(s); !slices.Contains(sums, posted) {
+		return fmt.Sprintf("the log shows %d as posted, which may be one of %v", posted, sums)
+	}
+	hash := w.states[s.primary.keys][keyspace.State(workspace)]
+	if hash["n"] != "0" {
+		return fmt.Sprintf("the store holds %s reservations for ever", hash["n"])
+	}
+	for field, text := range hash {
+		if strings.HasPrefix(field, "bbudget") && text != fmt.Sprintf("%d 0 %d", posted, posted) {
+			return fmt.Sprintf("the store shows %q, the log %d", text, posted)
+		}
+		if strings.HasPrefix(field, "er") {
+			return fmt.Sprintf("the store keeps %s %q", field, text)
+		}
+	}
+	return ""
+}
+
+// sums are what the log may show as posted at the end.
+func (w *world) sums(s *state) []int64 {
+	sums := []int64{0}
+	for r := range requests {
+		var more []int64
+		for _, each := range w.costsOf(s, r) {
+			for _, sum := range sums {
+				more = append(more, sum+each)
+			}
+		}
+		sums = more
+	}
+	return sums
+}
+
+// costsOf are the costs that a request may have at the end.
+func (w *world) costsOf(s *state, r int) []int64 {
+	p, q := &s.p[r/perProducer], &s.r[r]
+	switch {
+	case p.declared:
+		return []int64{0, cost(r), bound(r)}
+	case q.at == ended && p.phase == lost:
+		return []int64{cost(r), bound(r)} // the bound where neither the log nor the store was told
+	case q.at == ended:
+		return []int64{cost(r)}
+	case q.at == open:
+		return []int64{bound(r)} // it died with it
+	case q.at != idle && (p.phase == lost || p.zombie):
+		return []int64{0, bound(r)} // what was granted may have been sent
+	}
+	return []int64{0}
+}
+
+// outcome is what a search found.
+type outcome struct {
+	states, moves, ends int
+	depth               int
+	violation           string
+	trace               []string
+	last                *state
+	cut                 bool
+}
+
+func (o *outcome) String() string {
+	s := strconv.Itoa(o.states) + " states, " + strconv.Itoa(o.moves) + " moves, " + strconv.Itoa(o.ends) + " ends, depth " + strconv.Itoa(o.depth)
+	if o.cut {
+		s += " (cut)"
+	}
+	if o.violation != "" {
+		s += ": " + o.violation + " after\n  " + strings.Join(o.trace, "\n  ")
+	}
+	return s
+}
+
+var seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
+
+// digest stands for a state among those that were seen.
+func digest(s *state) [2]uint64 {
+	return [2]uint64{maphash.Comparable(seeds[0], *s), maphash.Comparable(seeds[1], *s)}
+}
+
+type frame struct {
+	state state
+	depth int
+	back  int32
+	by    move
+}
+
+// search visits every state that can be reached, most of them at once; broad: in the order of their distance, so that what it finds has
+// the shortest trace. It ends at the first violation, or after that many states.
+func search(w *world, broad bool, most int) *outcome {
+	o := new(outcome)
+	seen := map[[2]uint64]struct{}{}
+	var queue []frame
+	push := func(f frame) {
+		key := digest(&f.state)
+		if _, ok := seen[key]; ok {
+			return
+		}
+		seen[key] = struct{}{}
+		queue = append(queue, f)
+	}
+	push(frame{state: w.first(), back: -1})
+	for at := 0; ; at++ {
+		if broad && at == len(queue) || !broad && len(queue) == 0 {
+			return o
+		}
+		if o.states == most {
+			o.cut = true
+			return o
+		}
+		var f frame
+		if broad {
+			f = queue[at]
+		} else {
+			f = queue[len(queue)-1]
+			queue = queue[:len(queue)-1]
+		}
+		o.states++
+		o.depth = max(o.depth, f.depth)
+		violation := w.wrong(&f.state)
+		if violation == "" {
+			alive := w.next(&f.state, func(m move, t state) {
+				o.moves++
+				push(frame{state: t, depth: f.depth + 1, back: int32(at), by: m})
+			})
+			if !alive {
+				o.ends++
+				violation = w.unfinished(&f.state)
+			}
+		}
+		if violation != "" {
+			o.violation, o.last = violation, &f.state
+			if broad {
+				for n := f; n.back >= 0; n = queue[n.back] {
+					o.trace = append(o.trace, n.by.String())
+				}
+				slices.Reverse(o.trace)
+			}
+			return o
+		}
+	}
+}
+
+// walk takes ways at random until nothing more can happen, so many times.
+func walk(w *world, seed uint64, times int) *outcome {
+	o := new(outcome)
+	r := rand.New(rand.NewPCG(seed, 0))
+	for range times {
+		s := w.first()
+		o.trace = o.trace[:0]
+		for {
+			if o.violation = w.wrong(&s); o.violation != "" {
+				o.last = &s
+				return o
+			}
+			var t state
+			var by move
+			n := 0
+			alive := w.next(&s, func(m move, u state) {
+				if n++; r.IntN(n) == 0 {
+					t, by = u, m
+				}
+			})
+			if n == 0 {
+				o.ends++
+				if !alive {
+					o.violation = w.unfinished(&s)
+				}
+				if o.violation != "" {
+					o.last = &s
+					return o
+				}
+				break
+			}
+			s = t
+			o.states++
+			o.trace = append(o.trace, by.String())
+			o.depth = max(o.depth, len(o.trace))
+		}
+	}
+	o.trace = nil
+	return o
+}
