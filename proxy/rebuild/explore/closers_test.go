@@ -42,6 +42,9 @@ func (w *world) shut(s *state, out emit) {
 		if prod.phase == lost && !prod.declared && at.step <= 1 && (s.k[0].step == 2 || s.k[1].step == 2) {
 			t := *s
 			t.p[p].declared = true
+			for r := p * perProducer; r < (p+1)*perProducer; r++ {
+				t.r[r].calling = false // nobody is declared lost within the deadline of a call
+			}
 			t.p[p].status = w.status(&t, p, func(st *rateguardv1.ProducerStatus) { st.DeclaredLostAtUnixUs = nowUS })
 			t.producers = w.add(t.producers, t.p[p].status)
 			out(move{"declare-lost", p}, t)

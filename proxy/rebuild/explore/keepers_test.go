@@ -4,8 +4,8 @@ import (
 	"fmt"
 
 	"github.com/rateguard/rateguard/proxy/rebuild/keeper/plan"
-	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/proxy/rebuild/roster"
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 )
 
 func keeperName(k int) string { return fmt.Sprintf("k%d", k+1) }
@@ -73,8 +73,15 @@ func (w *world) round(s *state, k int, out emit) {
 			out(move{"superseded", k}, t)
 			return
 		}
-		if v.Round.N == n && (w.rules.deafKeeper || !w.waits(s, n)) {
-			t.k[k].step, t.k[k].install = 3, w.installation(s.costs, at.roster, n)
+		if v.Round.N != n {
+			return
+		}
+		// What it reads of the other topic meanwhile it may have read now, or not.
+		for i, read := range []int32{s.producers, at.roster} {
+			if i > 0 && read == s.producers || !w.rules.deafKeeper && w.waits(s.costs, read, n) {
+				continue
+			}
+			t.k[k].step, t.k[k].install = 3, w.installation(s.costs, read, n)
 			out(move{"sealed", k}, t)
 		}
 	case 3:
@@ -98,11 +105,11 @@ func (w *world) round(s *state, k int, out emit) {
 }
 
 // waits reports whether a seal of the round is missing.
-func (w *world) waits(s *state, n uint64) bool {
-	key := [3]int32{s.costs, s.producers, int32(n)}
+func (w *world) waits(costs, producers int32, n uint64) bool {
+	key := [3]int32{costs, producers, int32(n)}
 	missing, ok := w.owes[key]
 	if !ok {
-		missing = len(plan.Missing(w.view(s.costs), w.roster(s.producers), 0, n)) > 0
+		missing = len(plan.Missing(w.view(costs), w.roster(producers), 0, n)) > 0
 		w.owes[key] = missing
 	}
 	return missing

@@ -76,6 +76,9 @@ func (w *world) serve(s *state, out emit) {
 			}
 		}
 		w.ship(s, p, out)
+		if at.phase == dead && int32(at.shipped) == w.size(at.spool) {
+			w.sealFor(s, p, out)
+		}
 		if at.phase != serving {
 			continue
 		}
@@ -132,6 +135,15 @@ func (w *world) seal(s *state, p int, out emit) {
 		t.p[p].least = g.least()
 	}
 	out(move{"seal", p}, t)
+}
+
+// sealFor emits the answer to the newest round in the name of a process that is dead: by the next one on its folder, once all of that is shipped.
+func (w *world) sealFor(s *state, p int, out emit) {
+	if n := w.roster(s.producers).Rounds()[0]; n > uint64(s.p[p].sealed) {
+		t := *s
+		t.costs, t.p[p].sealed = w.add(s.costs, w.sealed(p, n)), uint8(n)
+		out(move{"seal-for", p}, t)
+	}
 }
 
 func (w *world) sealed(p int, n uint64) int32 {

@@ -38,7 +38,9 @@ type server struct {
 	replid uint8
 }
 
-func (s server) identity() string { return strings.Repeat("0", 39) + strconv.FormatInt(int64(s.replid), 16) }
+func (s server) identity() string {
+	return strings.Repeat("0", 39) + strconv.FormatInt(int64(s.replid), 16)
+}
 
 // call is a script with its keys and arguments, as they go over the wire.
 type call struct {

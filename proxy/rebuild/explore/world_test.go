@@ -80,7 +80,7 @@ type keeper struct {
 // closer closes a producer.
 type closer struct {
 	// step: 0 not begun, 1 begun, 2 fenced, 3 its closing is on its way, 4 everything is ended in the log, 5 done.
-	step     uint8
+	step               uint8
 	released, complete bool
 	// roster is what it has read of the producers topic, held what Redis showed, reads the logs that it has read, one after the other.
 	roster, held int32
