@@ -45,7 +45,7 @@ func (w *world) shut(s *state, out emit) {
 			for r := p * perProducer; r < (p+1)*perProducer; r++ {
 				t.r[r].calling = false // nobody is declared lost within the deadline of a call
 			}
-			t.p[p].status = w.status(&t, p, func(st *rateguardv1.ProducerStatus) { st.DeclaredLostAtUnixUs = nowUS })
+			t.p[p].status = w.status(&t, p, declaredLost)
 			t.producers = w.add(t.producers, t.p[p].status)
 			out(move{"declare-lost", p}, t)
 		}
@@ -73,18 +73,27 @@ func (w *world) shut(s *state, out emit) {
 			out(move{"append-closing", p}, t)
 		case 4:
 			t := *s
-			t.producers = w.add(s.producers, w.status(s, p, func(st *rateguardv1.ProducerStatus) { st.ClosedAtUnixUs = nowUS }))
+			t.producers = w.add(s.producers, w.status(s, p, closed))
 			t.c[p] = closer{step: 5, complete: at.complete}
 			out(move{"closed", p}, t)
 		}
 	}
 }
 
-func (w *world) status(s *state, p int, change func(*rateguardv1.ProducerStatus)) int32 {
-	st := proto.CloneOf(w.event(s.p[p].status).GetProducerStatus())
-	change(st)
-	return w.shelf.record(name(p), &rateguardv1.Event{
-		Id: "status-" + name(p), ProducerId: "kc", Body: &rateguardv1.Event_ProducerStatus{ProducerStatus: st},
+// What a status says of a producer that is closed.
+const (
+	declaredLost = iota
+	begun
+	closed
+)
+
+func (w *world) status(s *state, p int, says int32) int32 {
+	return w.once(fact{kind: "status", a: s.p[p].status, b: says}, func() int32 {
+		st := proto.CloneOf(w.event(s.p[p].status).GetProducerStatus())
+		*[]*int64{&st.DeclaredLostAtUnixUs, &st.ClosingAtUnixUs, &st.ClosedAtUnixUs}[says] = nowUS
+		return w.record(name(p), &rateguardv1.Event{
+			Id: []string{"lost-", "closing-of-", "closed-"}[says] + name(p), ProducerId: "kc", Body: &rateguardv1.Event_ProducerStatus{ProducerStatus: st},
+		})
 	})
 }
 
@@ -105,8 +114,8 @@ func (w *world) beginClosing(s *state, p int, out emit) {
 	case prod.phase == unborn:
 		return
 	}
-	if !w.roster(s.producers).Retired(name(p)) && !w.rules.noAnnouncedFence {
-		t.producers = w.add(s.producers, w.status(s, p, func(st *rateguardv1.ProducerStatus) { st.ClosingAtUnixUs = nowUS }))
+	if !w.topic(s.producers).retired[p] && !w.rules.noAnnouncedFence {
+		t.producers = w.add(s.producers, w.status(s, p, begun))
 	}
 	t.c[p] = closer{step: 1, roster: t.producers, complete: complete}
 	out(move{"begin-closing", p}, t)
@@ -122,13 +131,19 @@ func (w *world) retire(s *state, p int, out emit) {
 	}
 	for i := range s.servers() {
 		t := *s
-		w.on = t.servers()[i]
-		entries, err := w.balances.Retire(w.ctx(), lua.Retirement{Workspace: workspace, Producer: name(p), Least: latest(w.roster(s.c[p].roster))})
-		if errors.Is(err, lua.ErrUnusable) {
+		least := w.least(s.c[p].roster)
+		a := w.call(fact{kind: "retire", a: int32(p), b: int32(least)}, t.servers()[i], func() act {
+			entries, err := w.balances.Retire(w.ctx(), lua.Retirement{Workspace: workspace, Producer: name(p), Least: least})
+			if errors.Is(err, lua.ErrUnusable) {
+				return act{a: -1}
+			}
+			must(err)
+			return act{a: w.entries(entries)}
+		})
+		if a.a < 0 {
 			continue
 		}
-		must(err)
-		t.c[p].step, t.c[p].held = 2, w.entries(entries)
+		t.c[p].step, t.c[p].held = 2, a.a
 		out(move{[]string{"retire", "retire-on-old"}[i], p}, t)
 	}
 }
@@ -156,7 +171,7 @@ func (w *world) readClosing(s *state, p int, out emit) {
 		if len(todo.release) > 0 {
 			w.on = &t.primary
 			_, err := w.balances.Retire(w.ctx(), lua.Retirement{
-				Workspace: workspace, Producer: name(p), Least: latest(w.roster(at.roster)), Release: todo.release,
+				Workspace: workspace, Producer: name(p), Least: w.least(at.roster), Release: todo.release,
 			})
 			if errors.Is(err, lua.ErrUnusable) {
 				t.c[p] = closer{complete: at.complete}
@@ -233,7 +248,7 @@ func (w *world) missing(st *closing.State, dead bool) []int32 {
 				e.Id = "closing-" + e.GetProducerClosed().GetProducerId()
 			}
 			if r.Topic.Name == topics.Costs.Name {
-				out = append(out, w.shelf.record(r.Workspace, e))
+				out = append(out, w.record(r.Workspace, e))
 				continue
 			}
 			st.Apply(r.Topic.Name, r.Workspace, closing.Place{AtUS: nowUS}, e)
@@ -261,7 +276,7 @@ func (w *world) marked(s *state, p int, pending int32) int32 {
 		e := w.event(rec)
 		if c := e.GetProducerClosed(); c != nil {
 			c.Mark = spend.Producer(w.view(s.costs).Workspace(workspace).State, name(p)).GetMark()
-			rec = w.shelf.record(workspace, e)
+			rec = w.record(workspace, e)
 		}
 		list = w.add(list, rec)
 	}

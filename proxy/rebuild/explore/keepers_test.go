@@ -39,7 +39,7 @@ func (w *world) round(s *state, k int, out emit) {
 	switch at.step {
 	case 0:
 		place := w.place(s.primary)
-		newest := plan.Latest(w.view(s.costs), w.roster(s.producers), 0)
+		newest := w.newest(s)
 		if plan.Usable(place, newest) {
 			return
 		}
@@ -116,7 +116,9 @@ func (w *world) waits(costs, producers int32, n uint64) bool {
 }
 
 func (w *world) roundRecord(key string, k int, n uint64) int32 {
-	return w.shelf.record(key, &rateguardv1.Event{Id: fmt.Sprintf("round-%d", n), ProducerId: keeperName(k), Body: &rateguardv1.Event_Round{Round: &rateguardv1.Round{N: n}}})
+	return w.once(fact{kind: key, a: int32(k), b: int32(n)}, func() int32 {
+		return w.record(key, &rateguardv1.Event{Id: fmt.Sprintf("round-%d", n), ProducerId: keeperName(k), Body: &rateguardv1.Event_Round{Round: &rateguardv1.Round{N: n}}})
+	})
 }
 
 // installation is the call that installs what a log shows, with the fences of what is read of the producers topic.

@@ -2,14 +2,10 @@ package explore_test
 
 import "testing"
 
-// one is a configuration in which each process may serve one request, and only one of them fits at its bound.
-func one(f faults, r rules) config {
-	return config{active: [2]int{1, 1}, limit: 1500, keepers: 1, faults: f, rules: r}
-}
-
-// late is one in which the second process starts while the first serves.
-func late(c config) config {
-	c.late = true
+// without is a configuration that lacks a rule.
+func without(f faults, r rules) config {
+	c := both("", f)
+	c.rules = r
 	return c
 }
 
@@ -19,24 +15,24 @@ func TestEachRuleIsNeeded(t *testing.T) {
 		rule string
 		config
 	}{
-		{"the fence of a producer that is closed", one(faults{crash: 1}, rules{edits: map[string]string{
+		{"the fence of a producer that is closed", without(faults{crash: 1}, rules{edits: map[string]string{
 			"redis.call('HSET', KEYS[1], 'f' .. ARGV[1], '1')\n": "",
 		}})},
-		{"the word that a producer is being closed, before its fence", one(faults{crash: 1, wipe: 1}, rules{noAnnouncedFence: true})},
-		{"the outcome kept until the log has shown it", one(faults{}, rules{edits: map[string]string{
+		{"the word that a producer is being closed, before its fence", without(faults{crash: 1, wipe: 1}, rules{noAnnouncedFence: true})},
+		{"the outcome kept until the log has shown it", without(faults{}, rules{edits: map[string]string{
 			"redis.call('HSET', key, 'e' .. id, string.format('s %.0f', cost) .. string.sub(v, 4), unpack(moved(key, pairs, cost, -1)))": "redis.call('HSET', key, unpack(moved(key, pairs, cost, -1)))\nredis.call('HDEL', key, 'e' .. id)\nredis.call('HINCRBY', key, 'n', -1)",
 		}})},
-		{"the reconciler", one(faults{}, rules{noReconciler: true})},
-		{"the mark of a closing", one(faults{zombie: 1}, rules{noMarks: true})},
-		{"rounds", one(faults{wipe: 1}, rules{noRounds: true})},
-		{"waiting for seals", one(faults{wipe: 1}, rules{deafKeeper: true})},
-		{"the gate behind a seal", one(faults{wipe: 1}, rules{openGate: true})},
-		{"installing an epoch once", one(faults{wipe: 2, again: 1}, rules{installsTwice: true})},
-		{"the server's identity in the script", one(faults{failover: 1}, rules{edits: map[string]string{
+		{"the reconciler", without(faults{}, rules{noReconciler: true})},
+		{"the mark of a closing", without(faults{zombie: 1}, rules{noMarks: true})},
+		{"rounds", without(faults{wipe: 1}, rules{noRounds: true})},
+		{"waiting for seals", without(faults{wipe: 1}, rules{deafKeeper: true})},
+		{"the gate behind a seal", without(faults{wipe: 1}, rules{openGate: true})},
+		{"installing an epoch once", without(faults{wipe: 2, again: 1}, rules{installsTwice: true})},
+		{"the server's identity in the script", without(faults{failover: 1}, rules{edits: map[string]string{
 			" or state[8] ~= identity": "", "state[3] == server() and ": "",
 		}})},
-		{"a start in the log before the first grant", late(one(faults{wipe: 1}, rules{noStarted: true}))},
-		{"a round announced before it stands in its partition", late(one(faults{failover: 1}, rules{partitionFirst: true}))},
+		{"a start in the log before the first grant", joining(without(faults{wipe: 1}, rules{noStarted: true}))},
+		{"a round announced before it stands in its partition", joining(without(faults{failover: 1}, rules{partitionFirst: true}))},
 	} {
 		t.Run(c.rule, func(t *testing.T) {
 			t.Parallel()

@@ -82,7 +82,7 @@ func (w *world) serve(s *state, out emit) {
 		if at.phase != serving {
 			continue
 		}
-		if r := w.roster(s.producers); !at.fenced && r.Retired(name(p)) {
+		if !at.fenced && w.topic(s.producers).retired[p] {
 			t := *s
 			t.p[p].fenced = true
 			out(move{"hear-fence", p}, t)
@@ -91,7 +91,7 @@ func (w *world) serve(s *state, out emit) {
 	}
 	for r := range requests {
 		if r%perProducer < w.active[r/perProducer] {
-			w.request1(s, r, out)
+			w.request(s, r, out)
 		}
 	}
 }
@@ -119,7 +119,7 @@ func (w *world) ship(s *state, p int, out emit) {
 
 // seal emits the answer to the newest round.
 func (w *world) seal(s *state, p int, out emit) {
-	n := w.roster(s.producers).Rounds()[0]
+	n := w.topic(s.producers).round
 	if n <= uint64(s.p[p].sealed) {
 		return
 	}
@@ -139,7 +139,7 @@ func (w *world) seal(s *state, p int, out emit) {
 
 // sealFor emits the answer to the newest round in the name of a process that is dead: by the next one on its folder, once all of that is shipped.
 func (w *world) sealFor(s *state, p int, out emit) {
-	if n := w.roster(s.producers).Rounds()[0]; n > uint64(s.p[p].sealed) {
+	if n := w.topic(s.producers).round; n > uint64(s.p[p].sealed) {
 		t := *s
 		t.costs, t.p[p].sealed = w.add(s.costs, w.sealed(p, n)), uint8(n)
 		out(move{"seal-for", p}, t)
@@ -147,13 +147,15 @@ func (w *world) sealFor(s *state, p int, out emit) {
 }
 
 func (w *world) sealed(p int, n uint64) int32 {
-	return w.shelf.record(partitionKey(), &rateguardv1.Event{
-		Id: fmt.Sprintf("seal-%s-%d", name(p), n), ProducerId: name(p), Body: &rateguardv1.Event_Seal{Seal: &rateguardv1.Seal{N: n, ProducerId: name(p)}},
+	return w.once(fact{kind: "seal", a: int32(p), b: int32(n)}, func() int32 {
+		return w.record(partitionKey(), &rateguardv1.Event{
+			Id: fmt.Sprintf("seal-%s-%d", name(p), n), ProducerId: name(p), Body: &rateguardv1.Event_Seal{Seal: &rateguardv1.Seal{N: n, ProducerId: name(p)}},
+		})
 	})
 }
 
-// request1 emits what happens to one request.
-func (w *world) request1(s *state, r int, out emit) {
+// request emits what happens to one request.
+func (w *world) request(s *state, r int, out emit) {
 	p := &s.p[r/perProducer]
 	at := &s.r[r]
 	if at.calling {
@@ -241,28 +243,38 @@ func (w *world) openRequest(s *state, r int, out emit) {
 	out(move{"open", r}, t)
 }
 
+// What came of a call for a grant.
+const (
+	denied = iota
+	admitted
+)
+
 // admit runs the call for a grant.
 func (w *world) admit(t *state, r int, on *server) {
 	at, p := &t.r[r], &t.p[r/perProducer]
-	w.on = on
-	d, err := w.admissions.Admit(w.ctx(), w.request(r, at.least))
-	at.calling = false
-	waits := at.at == asked && p.phase == serving
-	switch {
-	case err == nil && d.Admitted && waits:
-		at.at, at.epoch, at.op = granted, uint8(d.Epoch), uint8(d.Op)
-		at.over = w.counts(t, r) > w.limit
-	case waits:
-		at.at = gone
-		if err != nil && !lua.Unreserved(err) && !errors.Is(err, lua.ErrUnavailable) {
-			must(err)
+	a := w.call(fact{kind: "admit", a: int32(r), b: int32(at.least)}, on, func() act {
+		d, err := w.admissions.Admit(w.ctx(), w.asks(r, at.least))
+		if err == nil && d.Admitted {
+			return act{a: admitted, b: int32(d.Epoch), c: int32(d.Op)}
 		}
+		return act{a: denied} // also where it was cancelled, or nothing can be reserved
+	})
+	at.calling = false
+	switch {
+	case at.at != asked || p.phase != serving:
+	case a.a == admitted:
+		at.at, at.epoch, at.op = granted, uint8(a.b), uint8(a.c)
+		at.over = w.counts(t, r) > w.limit
+	default:
+		at.at = gone
 	}
 }
 
 func (w *world) adjust(on *server, how lua.Adjustment, r int) {
-	w.on = on
-	must(w.admissions.Adjust(w.ctx(), how, w.request(r, 0), 0))
+	w.call(fact{kind: string(how), a: int32(r)}, on, func() act {
+		must(w.admissions.Adjust(w.ctx(), how, w.asks(r, 0), 0))
+		return act{}
+	})
 }
 
 // numbered counts the records of a spool that carry a sequence.
@@ -285,22 +297,26 @@ func (w *world) holds(r int) []*rateguardv1.Hold {
 }
 
 func (w *world) opened(s *state, r int) int32 {
-	b := bound(r)
-	return w.shelf.record(workspace, &rateguardv1.Event{
-		Id: fmt.Sprintf("opened-%d", r), ProducerId: name(r / perProducer), Sequence: w.numbered(s.p[r/perProducer].spool) + 1, WorkspaceId: workspace,
-		Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: &rateguardv1.ReservationOpened{
-			ReservationId: id(r), Subject: w.subject(r), Holds: w.holds(r), BoundNanoUsd: &b, UnknownCostNanoUsd: &b, Epoch: uint64(s.r[r].epoch), Op: uint64(s.r[r].op),
-		}},
+	return w.once(fact{kind: "opened", a: int32(r), b: s.p[r/perProducer].spool, c: int32(s.r[r].epoch), d: int32(s.r[r].op)}, func() int32 {
+		b := bound(r)
+		return w.record(workspace, &rateguardv1.Event{
+			Id: fmt.Sprintf("opened-%d", r), ProducerId: name(r / perProducer), Sequence: w.numbered(s.p[r/perProducer].spool) + 1, WorkspaceId: workspace,
+			Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: &rateguardv1.ReservationOpened{
+				ReservationId: id(r), Subject: w.subject(r), Holds: w.holds(r), BoundNanoUsd: &b, UnknownCostNanoUsd: &b, Epoch: uint64(s.r[r].epoch), Op: uint64(s.r[r].op),
+			}},
+		})
 	})
 }
 
 func (w *world) end(s *state, r int) int32 {
-	b, c := bound(r), cost(r)
-	return w.shelf.record(workspace, &rateguardv1.Event{
-		Id: fmt.Sprintf("ended-%d", r), ProducerId: name(r / perProducer), Sequence: w.numbered(s.p[r/perProducer].spool) + 1, WorkspaceId: workspace,
-		Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{Outcome: &rateguardv1.Outcome{
-			ReservationId: id(r), Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, CostNanoUsd: &c, Subject: w.subject(r), Holds: w.holds(r), BoundNanoUsd: &b,
-		}}},
+	return w.once(fact{kind: "end", a: int32(r), b: s.p[r/perProducer].spool, c: int32(s.r[r].epoch), d: int32(s.r[r].op)}, func() int32 {
+		b, c := bound(r), cost(r)
+		return w.record(workspace, &rateguardv1.Event{
+			Id: fmt.Sprintf("ended-%d", r), ProducerId: name(r / perProducer), Sequence: w.numbered(s.p[r/perProducer].spool) + 1, WorkspaceId: workspace,
+			Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{Outcome: &rateguardv1.Outcome{
+				ReservationId: id(r), Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, CostNanoUsd: &c, Subject: w.subject(r), Holds: w.holds(r), BoundNanoUsd: &b,
+			}}},
+		})
 	})
 }
 

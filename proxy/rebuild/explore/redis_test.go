@@ -192,16 +192,16 @@ func (e *engine) proto(s *lua.Script) *glua.FunctionProto {
 func answer(v glua.LValue) []any {
 	t, ok := v.(*glua.LTable)
 	if !ok {
-		return []any{wire(v)}
+		return []any{native(v)}
 	}
 	var out []any
 	for i := 1; i <= t.Len(); i++ {
-		out = append(out, wire(t.RawGetInt(i)))
+		out = append(out, native(t.RawGetInt(i)))
 	}
 	return out
 }
 
-func wire(v glua.LValue) any {
+func native(v glua.LValue) any {
 	switch v := v.(type) {
 	case glua.LNumber:
 		return int64(v)

@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rateguard/rateguard/proxy/lua"
-	"github.com/rateguard/rateguard/proxy/rebuild/roster"
+	"github.com/rateguard/rateguard/proxy/rebuild/keeper/plan"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/schemas/keyspace"
 )
@@ -145,6 +145,78 @@ type world struct {
 	closings map[closingKey]closingPlan
 	places   map[server]lua.Place
 	owes     map[[3]int32]bool
+	facts    map[fact]int32
+	acts     map[fact]act
+	rounds   map[[2]int32]uint64
+	known    map[int32]known
+}
+
+// fact names something that was computed before: of what kind, and what it hangs on.
+type fact struct {
+	kind       string
+	on         server
+	a, b, c, d int32
+}
+
+// act is what a call did to a server, and its answer.
+type act struct {
+	on      server
+	a, b, c int32
+}
+
+// known is what a producers topic shows.
+type known struct {
+	round   uint64
+	retired [producers]bool
+}
+
+// once computes a fact unless it is known.
+func (w *world) once(f fact, compute func() int32) int32 {
+	n, ok := w.facts[f]
+	if !ok {
+		n = compute()
+		w.facts[f] = n
+	}
+	return n
+}
+
+// call computes what a call does on a server unless that is known, does it, and returns the answer.
+func (w *world) call(f fact, on *server, do func() act) act {
+	f.on = *on
+	a, ok := w.acts[f]
+	if !ok {
+		w.on = on
+		a = do()
+		a.on = *on
+		w.acts[f] = a
+	}
+	*on = a.on
+	return a
+}
+
+// topic is what a producers topic shows.
+func (w *world) topic(list int32) known {
+	k, ok := w.known[list]
+	if !ok {
+		r := w.roster(list)
+		k.round = r.Rounds()[0]
+		for p := range producers {
+			k.retired[p] = r.Retired(name(p))
+		}
+		w.known[list] = k
+	}
+	return k
+}
+
+// newest is the newest round that anybody was told of.
+func (w *world) newest(s *state) uint64 {
+	key := [2]int32{s.costs, s.producers}
+	n, ok := w.rounds[key]
+	if !ok {
+		n = plan.Latest(w.view(s.costs), w.roster(s.producers), 0)
+		w.rounds[key] = n
+	}
+	return n
 }
 
 func newWorld(c config) *world {
@@ -154,6 +226,7 @@ func newWorld(c config) *world {
 		admissions: lua.NewAdmissions(e, prometheus.NewRegistry()), balances: lua.NewBalances(e),
 		held: [][]lua.Entry{nil}, heldBy: map[string]int32{"": 0}, steps: map[[3]int32]int32{}, installs: map[[3]int32]int32{},
 		closings: map[closingKey]closingPlan{}, places: map[server]lua.Place{}, owes: map[[3]int32]bool{},
+		facts: map[fact]int32{}, acts: map[fact]act{}, rounds: map[[2]int32]uint64{}, known: map[int32]known{},
 	}
 }
 
@@ -175,7 +248,7 @@ func (w *world) hold(r int) lua.Hold {
 	return lua.Hold{Balance: keyspace.Balance("budget", 1, ""), Limit: w.limit, Amount: bound(r), Hard: true}
 }
 
-func (w *world) request(r int, least uint8) *lua.Request {
+func (w *world) asks(r int, least uint8) *lua.Request {
 	return &lua.Request{
 		Workspace: workspace, Reservation: id(r), Key: "key", PolicyVersion: 1, Holds: []lua.Hold{w.hold(r)},
 		Producer: name(r / perProducer), Epoch: uint64(least), Cost: cost(r),
@@ -196,7 +269,7 @@ func (w *world) first() state {
 		s.p[p].phase = serving
 		s.p[p].least = w.gate(0).open(w.roster(s.producers))
 	}
-	s.costs = w.add(s.costs, w.shelf.record(workspace, &rateguardv1.Event{
+	s.costs = w.add(s.costs, w.record(workspace, &rateguardv1.Event{
 		Id: "begun", ProducerId: "k0", WorkspaceId: workspace, Body: &rateguardv1.Event_BudgetsInstalled{BudgetsInstalled: &rateguardv1.BudgetsInstalled{Epoch: 1}},
 	}))
 	w.run(&s.primary, w.installation(s.costs, s.producers, 1))
@@ -207,7 +280,7 @@ func (w *world) first() state {
 // announce writes a producer's status.
 func (w *world) announce(s *state, p int) {
 	at := map[int32]int64{0: int64(w.size(s.costs))}
-	s.p[p].status = w.shelf.record(name(p), &rateguardv1.Event{Id: "status-" + name(p), ProducerId: name(p), Body: &rateguardv1.Event_ProducerStatus{
+	s.p[p].status = w.record(name(p), &rateguardv1.Event{Id: "status-" + name(p), ProducerId: name(p), Body: &rateguardv1.Event_ProducerStatus{
 		ProducerStatus: &rateguardv1.ProducerStatus{
 			ProducerId: name(p), StartedAtUnixUs: nowUS, CostsOffsets: at, CostsStarted: at,
 			RequestsOffsets: map[int32]int64{0: 0}, RequestsStarted: map[int32]int64{0: 0},
@@ -218,13 +291,15 @@ func (w *world) announce(s *state, p int) {
 }
 
 func (w *world) started(p int) int32 {
-	return w.shelf.record(partitionKey(), &rateguardv1.Event{
-		Id: "started-" + name(p), ProducerId: name(p), Body: &rateguardv1.Event_ProducerStarted{ProducerStarted: &rateguardv1.ProducerStarted{ProducerId: name(p)}},
+	return w.once(fact{kind: "started", a: int32(p)}, func() int32 {
+		return w.record(partitionKey(), &rateguardv1.Event{
+			Id: "started-" + name(p), ProducerId: name(p), Body: &rateguardv1.Event_ProducerStarted{ProducerStarted: &rateguardv1.ProducerStarted{ProducerId: name(p)}},
+		})
 	})
 }
 
-// latest is the newest round that is announced.
-func latest(r *roster.Roster) uint64 { return max(1, r.Rounds()[0]) }
+// least is the least epoch that the producers topic lets be used.
+func (w *world) least(topic int32) uint64 { return max(1, w.topic(topic).round) }
 
 // place is where the budgets stand on a server.
 func (w *world) place(on server) lua.Place {
