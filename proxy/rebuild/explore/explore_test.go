@@ -9,6 +9,9 @@ import (
 // full says that everything is explored, however long it takes.
 var full = os.Getenv("RATEGUARD_EXPLORE_FULL") != ""
 
+// all is how many states of a large configuration are explored where everything is asked for.
+const all = 30_000_000
+
 // both is a configuration in which each process may serve one request, of which one fits at its bound.
 func both(name string, f faults) config {
 	return config{name: name, active: [2]int{1, 1}, limit: 1500, keepers: 1, faults: f}
@@ -80,17 +83,40 @@ func visit(t *testing.T, c config, most int) *outcome {
 func TestEveryOrderOfEvents(t *testing.T) {
 	for _, c := range configs {
 		t.Run(c.name, func(t *testing.T) {
-			if o := visit(t, c, 30_000_000); o.cut {
+			if o := visit(t, c, most); o.cut && !raced {
 				t.Fatal("too large to be explored in full")
 			}
 		})
 	}
 }
 
-func TestLarge(t *testing.T) {
+func TestEveryOrderOfMoreEvents(t *testing.T) {
+	bound := few
+	if full {
+		bound = all
+	}
 	for _, c := range large {
-		t.Run(c.name, func(t *testing.T) {
-			visit(t, c, 20_000_000)
-		})
+		t.Run(c.name, func(t *testing.T) { visit(t, c, bound) })
+	}
+}
+
+// TestWaysAtRandom goes further than everything can be tried: many faults, each way from the start to where nothing more can happen.
+func TestWaysAtRandom(t *testing.T) {
+	times := ways
+	if full {
+		times *= 500
+	}
+	for seed, c := range []config{
+		{active: [2]int{2, 2}, limit: 2500, keepers: 1, faults: faults{crash: 1, wipe: 1, late: 1}},
+		{active: [2]int{2, 2}, limit: 2500, keepers: 2, faults: faults{crash: 1, zombie: 1, wipe: 2, late: 2, restart: 2, dup: 1}},
+		{active: [2]int{2, 2}, limit: 2500, keepers: 2, faults: faults{lose: 1, zombie: 1, failover: 2, late: 2, restart: 2, dup: 1}},
+		{active: [2]int{2, 2}, limit: 2500, keepers: 2, late: true, faults: faults{crash: 2, failover: 1, wipe: 1, late: 2, restart: 1}},
+	} {
+		w := newWorld(c)
+		o := walk(w, uint64(seed), times)
+		t.Logf("faults %+v: %s", c.faults, o)
+		if o.violation != "" {
+			t.Fatal(w.describe(o.last))
+		}
 	}
 }
