@@ -33,6 +33,7 @@ func TestEachRuleIsNeeded(t *testing.T) {
 		}})},
 		{"a start in the log before the first grant", joining(without(faults{wipe: 1}, rules{noStarted: true}))},
 		{"a round announced before it stands in its partition", joining(without(faults{failover: 1}, rules{partitionFirst: true}))},
+		{"cancelling until a server answers whose budgets may be used", without(faults{failover: 1, late: 1}, rules{takesAnyAnswer: true})},
 	} {
 		t.Run(c.rule, func(t *testing.T) {
 			t.Parallel()

@@ -173,7 +173,7 @@ func (w *world) request(s *state, r int, out emit) {
 	if at.settling {
 		for i := range s.servers() {
 			t := *s
-			w.adjust(t.servers()[i], lua.Settle, r)
+			w.adjust(t.servers()[i], lua.Settle, r, 0)
 			t.r[r].settling = false
 			out(move{[]string{"settle", "settle-on-old"}[i], r}, t)
 		}
@@ -209,12 +209,15 @@ func (w *world) live(s *state, r int, out emit) {
 	case cancelling:
 		for i := range s.servers() {
 			t := *s
-			w.adjust(t.servers()[i], lua.Cancel, r)
-			t.r[r].at = gone
-			if i > 0 {
-				t.r[r].calling = false // its deadline has passed before it could reach another server
+			if w.adjust(t.servers()[i], lua.Cancel, r, p.least) {
+				t.r[r].at = gone
+				if i > 0 {
+					t.r[r].calling = false // its deadline has passed before it could reach another server
+				}
 			}
-			out(move{[]string{"cancel", "cancel-on-old"}[i], r}, t)
+			if t != *s {
+				out(move{[]string{"cancel", "cancel-on-old"}[i], r}, t)
+			}
 		}
 	case open:
 		t.p[r/perProducer].spool = w.add(p.spool, w.end(&t, r))
@@ -270,11 +273,20 @@ func (w *world) admit(t *state, r int, on *server) {
 	}
 }
 
-func (w *world) adjust(on *server, how lua.Adjustment, r int) {
-	w.call(fact{kind: string(how), a: int32(r)}, on, func() act {
-		must(w.admissions.Adjust(w.ctx(), how, w.asks(r, 0), 0))
+// adjust reports whether it need not be repeated.
+func (w *world) adjust(on *server, how lua.Adjustment, r int, least uint8) bool {
+	a := w.call(fact{kind: string(how), a: int32(r), b: int32(least)}, on, func() act {
+		w.admissions.Obey(w.gate(least).Least)
+		err := w.admissions.Adjust(w.ctx(), how, w.asks(r, 0), 0)
+		if errors.Is(err, lua.ErrNoEpoch) && !w.rules.takesAnyAnswer {
+			return act{a: -1}
+		}
+		if err != nil && !errors.Is(err, lua.ErrNoEpoch) {
+			panic(err)
+		}
 		return act{}
 	})
+	return a.a == 0
 }
 
 // numbered counts the records of a spool that carry a sequence.

@@ -114,7 +114,7 @@ type state struct {
 type rules struct {
 	edits map[string]string
 	// Names of what is left out.
-	noAnnouncedFence, noReconciler, noMarks, noRounds, openGate, deafKeeper, installsTwice, noStarted, partitionFirst bool
+	noAnnouncedFence, noReconciler, noMarks, noRounds, openGate, deafKeeper, installsTwice, noStarted, partitionFirst, takesAnyAnswer bool
 }
 
 // config is what an exploration starts with.
