@@ -22,11 +22,11 @@ func placesOf(at lua.Place) []lua.Place { return []lua.Place{at} }
 
 // closingKey is what the decision of a closer hangs on.
 type closingKey struct {
-	p, held  int32
-	complete bool
-	reads    [4]int32
-	n        uint8
-	costs    int32
+	p, held        int32
+	dead, complete bool
+	reads          [4]int32
+	n              uint8
+	costs          int32
 }
 
 // closingPlan is what a closer does next: release these, then append those; nothing: all is ended.
@@ -39,7 +39,7 @@ type closingPlan struct {
 func (w *world) shut(s *state, out emit) {
 	for p := range producers {
 		at, prod := &s.c[p], &s.p[p]
-		if prod.phase == lost && !prod.declared && at.step <= 1 && (s.k[0].step == 2 || s.k[1].step == 2) {
+		if (prod.phase == lost || prod.rebooted) && !prod.declared && at.step <= 1 && (s.k[0].step == 2 || s.k[1].step == 2) {
 			t := *s
 			t.p[p].declared = true
 			for r := p * perProducer; r < (p+1)*perProducer; r++ {
@@ -51,7 +51,7 @@ func (w *world) shut(s *state, out emit) {
 		}
 		if at.step > 0 && at.step < 5 && s.left.restart > 0 {
 			t := *s
-			t.c[p] = closer{complete: at.complete}
+			t.c[p] = closer{}
 			t.left.restart--
 			out(move{"closer-restarts", p}, t)
 			if at.step == 3 { // what it had appended to its spool is shipped all the same
@@ -74,7 +74,7 @@ func (w *world) shut(s *state, out emit) {
 		case 4:
 			t := *s
 			t.producers = w.add(s.producers, w.status(s, p, closed))
-			t.c[p] = closer{step: 5, complete: at.complete}
+			t.c[p] = closer{step: 5, dead: at.dead}
 			out(move{"closed", p}, t)
 		}
 	}
@@ -99,11 +99,11 @@ func (w *world) status(s *state, p int, says int32) int32 {
 
 func (w *world) beginClosing(s *state, p int, out emit) {
 	t, prod := *s, &s.p[p]
-	complete := prod.phase == dead
+	isDead := prod.phase == dead
 	switch {
-	case s.c[p].step == 5 && (s.c[p].complete || !complete):
+	case s.c[p].step == 5 && (s.c[p].dead || !isDead):
 		return // closed. The next process on a folder closes all the same what another one has closed
-	case complete && int32(prod.shipped) < w.size(prod.spool):
+	case isDead && int32(prod.shipped) < w.size(prod.spool):
 		return
 	case prod.alive():
 		if s.left.zombie == 0 {
@@ -117,7 +117,7 @@ func (w *world) beginClosing(s *state, p int, out emit) {
 	if !w.topic(s.producers).retired[p] && !w.rules.noAnnouncedFence {
 		t.producers = w.add(s.producers, w.status(s, p, begun))
 	}
-	t.c[p] = closer{step: 1, roster: t.producers, complete: complete}
+	t.c[p] = closer{step: 1, roster: t.producers, dead: isDead, complete: isDead && !prod.rebooted}
 	out(move{"begin-closing", p}, t)
 }
 
@@ -174,7 +174,7 @@ func (w *world) readClosing(s *state, p int, out emit) {
 				Workspace: workspace, Producer: name(p), Least: w.least(at.roster), Release: todo.release,
 			})
 			if errors.Is(err, lua.ErrUnusable) {
-				t.c[p] = closer{complete: at.complete}
+				t.c[p] = closer{}
 				out(move{"close-again", p}, t)
 				return
 			}
@@ -183,7 +183,7 @@ func (w *world) readClosing(s *state, p int, out emit) {
 		t.c[p].released = true
 	}
 	if len(todo.records) == 0 {
-		t.c[p] = closer{step: 4, complete: at.complete}
+		t.c[p] = closer{step: 4, dead: at.dead}
 		out(move{"read-all-ended", p}, t)
 		return
 	}
@@ -201,7 +201,7 @@ func (w *world) readClosing(s *state, p int, out emit) {
 // closing repeats the readings of a closer and one more, with the real decisions.
 func (w *world) closing(s *state, p int) closingPlan {
 	at := &s.c[p]
-	key := closingKey{int32(p), at.held, at.complete, at.reads, at.n, s.costs}
+	key := closingKey{int32(p), at.held, at.dead, at.complete, at.reads, at.n, s.costs}
 	if done, ok := w.closings[key]; ok {
 		return done
 	}
@@ -225,7 +225,7 @@ func (w *world) closing(s *state, p int) closingPlan {
 		if !at.complete {
 			st.TakeHeld()
 		}
-		todo = closingPlan{release: st.Unopened()[workspace], records: w.missing(st, at.complete)}
+		todo = closingPlan{release: st.Unopened()[workspace], records: w.missing(st, at.dead)}
 	}
 	w.closings[key] = todo
 	return todo

@@ -110,7 +110,7 @@ func TestExploredCallsOnRealRedis(t *testing.T) {
 		both("a crash", faults{crash: 1, late: 1}), both("taken for dead", faults{zombie: 1}), both("a wipe", faults{wipe: 1}), both("a failover", faults{failover: 1}),
 	} {
 		w := newWorld(c)
-		if o := search(w, false, 500_000); o.violation != "" {
+		if o := deep(w, 500_000); o.violation != "" {
 			t.Fatal(o)
 		}
 		for at, want := range w.done {

@@ -43,6 +43,12 @@ func (w *world) round(s *state, k int, out emit) {
 		if plan.Usable(place, newest) {
 			return
 		}
+		if k > 0 {
+			if s.left.rival == 0 {
+				return
+			}
+			t.left.rival--
+		}
 		n := plan.Next(newest, placesOf(place))
 		if w.rules.noRounds {
 			t.k[k] = keeper{step: 3, n: uint8(n), install: w.installation(s.costs, s.producers, n)}

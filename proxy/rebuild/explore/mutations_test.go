@@ -37,7 +37,7 @@ func TestEachRuleIsNeeded(t *testing.T) {
 	} {
 		t.Run(c.rule, func(t *testing.T) {
 			t.Parallel()
-			o := search(newWorld(c.config), true, 3_000_000)
+			o := broad(newWorld(c.config), 3_000_000)
 			if o.violation == "" {
 				t.Fatalf("without %s nothing goes wrong: %s", c.rule, o)
 			}

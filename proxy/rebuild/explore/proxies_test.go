@@ -76,7 +76,7 @@ func (w *world) serve(s *state, out emit) {
 			}
 		}
 		w.ship(s, p, out)
-		if at.phase == dead && int32(at.shipped) == w.size(at.spool) {
+		if at.phase == dead && !at.rebooted && int32(at.shipped) == w.size(at.spool) {
 			w.sealFor(s, p, out)
 		}
 		if at.phase != serving {

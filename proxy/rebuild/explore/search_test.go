@@ -31,6 +31,10 @@ func (w *world) fail(s *state, out emit) {
 			out(move{"crash-and-lose", p}, t)
 		}
 	}
+	for p := range producers {
+		w.failWithMachine(s, p, out)
+		w.leave(s, p, out)
+	}
 	if s.left.wipe > 0 {
 		t := *s
 		t.primary.keys = 0
@@ -52,6 +56,43 @@ func (w *world) fail(s *state, out emit) {
 		t.forgetLate()
 		out(move{"failover", 0}, t)
 	}
+}
+
+// failWithMachine emits the end of a process whose machine loses its power: with the end of its spool, or not.
+func (w *world) failWithMachine(s *state, p int, out emit) {
+	if s.left.power == 0 || !s.p[p].alive() {
+		return
+	}
+	t := *s
+	t.p[p].phase, t.p[p].rebooted = dead, true
+	t.left.power--
+	for {
+		out(move{"power-cut", p}, t)
+		if int32(t.p[p].shipped) == w.size(t.p[p].spool) {
+			return
+		}
+		t.p[p].spool = w.lists[t.p[p].spool].before
+	}
+}
+
+// leave emits the end of a process that stops well: with nothing open, nothing to be cancelled, and all shipped, it closes itself.
+func (w *world) leave(s *state, p int, out emit) {
+	at := &s.p[p]
+	if s.left.leave == 0 || at.phase != serving || at.fenced || int32(at.shipped) < w.size(at.spool) {
+		return
+	}
+	t := *s
+	for r := p * perProducer; r < (p+1)*perProducer; r++ {
+		if q := s.r[r]; q.at != idle && q.at != ended && q.at != gone {
+			return
+		}
+		t.r[r].calling = false // a process that drains outlasts the deadline of its calls
+	}
+	t.producers = w.add(s.producers, w.status(s, p, closed))
+	t.p[p].phase = lost
+	t.c[p] = closer{step: 5, dead: true}
+	t.left.leave--
+	out(move{"leave", p}, t)
 }
 
 // forgetLate drops the calls whose cancellation was acknowledged: their deadline is over before a lost state can be installed anew.
@@ -173,13 +214,13 @@ func (w *world) costsOf(s *state, r int) []int64 {
 	switch {
 	case p.declared:
 		return []int64{0, cost(r), bound(r)}
-	case q.at == ended && p.phase == lost:
+	case q.at == ended && (p.phase == lost || p.rebooted):
 		return []int64{cost(r), bound(r)} // the bound where neither the log nor the store was told
 	case q.at == ended:
 		return []int64{cost(r)}
 	case q.at == open:
 		return []int64{bound(r)} // it died with it
-	case q.at != idle && (p.phase == lost || p.zombie):
+	case q.at != idle && (p.phase == lost || p.rebooted || p.zombie):
 		return []int64{0, bound(r)} // what was granted may have been sent
 	}
 	return []int64{0}
@@ -211,67 +252,108 @@ var seed = maphash.MakeSeed()
 // digest stands for a state among those that were seen. Of ten million states, two have the same one in a run of 400,000.
 func digest(s *state) uint64 { return maphash.Comparable(seed, *s) }
 
+// deep visits every state that can be reached, after that many at most, and ends at the first violation. A state that comes back without a fault is
+// one too: then something goes round for ever.
+func deep(w *world, most int) *outcome {
+	o := new(outcome)
+	underWay := map[uint64]bool{} // false: visited with all that follows
+	var path []move
+	var visit func(s *state)
+	stop := func(s *state, violation string) {
+		o.violation, o.last = violation, s
+		for _, m := range path {
+			o.trace = append(o.trace, m.String())
+		}
+	}
+	visit = func(s *state) {
+		if o.cut = o.states >= most; o.cut {
+			return
+		}
+		o.states++
+		o.depth = max(o.depth, len(path))
+		key := digest(s)
+		underWay[key] = true
+		violation := w.wrong(s)
+		if violation == "" {
+			alive := w.next(s, func(m move, t state) {
+				o.moves++
+				if o.violation != "" || o.cut {
+					return
+				}
+				on, known := underWay[digest(&t)]
+				path = append(path, m)
+				switch {
+				case on:
+					stop(&t, "it goes round for ever")
+				case !known:
+					visit(&t)
+				}
+				path = path[:len(path)-1]
+			})
+			if !alive {
+				o.ends++
+				violation = w.unfinished(s)
+			}
+		}
+		if violation != "" {
+			stop(s, violation)
+		}
+		underWay[key] = false
+	}
+	first := w.first()
+	visit(&first)
+	return o
+}
+
+// frame is a state, how many moves it took, the state that it came from and by which move.
 type frame struct {
 	state state
 	depth int
-	back  int32
+	from  int32
 	by    move
 }
 
-// search visits every state that can be reached, most of them at once; broad: in the order of their distance, so that what it finds has
-// the shortest trace. It ends at the first violation, or after that many states.
-func search(w *world, broad bool, most int) *outcome {
+// broad visits states in the order of their distance, so many at most: the first violation that it finds has the shortest trace.
+func broad(w *world, most int) *outcome {
 	o := new(outcome)
 	seen := map[uint64]struct{}{}
 	var queue []frame
 	push := func(f frame) {
 		key := digest(&f.state)
-		if _, ok := seen[key]; ok {
-			return
+		if _, ok := seen[key]; !ok {
+			seen[key] = struct{}{}
+			queue = append(queue, f)
 		}
-		seen[key] = struct{}{}
-		queue = append(queue, f)
 	}
-	push(frame{state: w.first(), back: -1})
-	for at := 0; ; at++ {
-		if broad && at == len(queue) || !broad && len(queue) == 0 {
+	push(frame{state: w.first(), from: -1})
+	for at := 0; at < len(queue); at++ {
+		if o.cut = o.states == most; o.cut {
 			return o
 		}
-		if o.states == most {
-			o.cut = true
-			return o
-		}
-		var f frame
-		if broad {
-			f = queue[at]
-		} else {
-			f = queue[len(queue)-1]
-			queue = queue[:len(queue)-1]
-		}
+		f := queue[at]
 		o.states++
-		o.depth = max(o.depth, f.depth)
-		violation := w.wrong(&f.state)
-		if violation == "" {
+		o.depth = f.depth
+		o.violation = w.wrong(&f.state)
+		if o.violation == "" {
 			alive := w.next(&f.state, func(m move, t state) {
 				o.moves++
-				push(frame{state: t, depth: f.depth + 1, back: int32(at), by: m})
+				push(frame{state: t, depth: f.depth + 1, from: int32(at), by: m})
 			})
 			if !alive {
 				o.ends++
-				violation = w.unfinished(&f.state)
+				o.violation = w.unfinished(&f.state)
 			}
 		}
-		if violation != "" {
-			o.violation, o.last = violation, &f.state
-			if broad {
-				for n := f; n.back >= 0; n = queue[n.back] {
-					o.trace = append(o.trace, n.by.String())
-				}
-				slices.Reverse(o.trace)
+		if o.violation != "" {
+			o.last = &f.state
+			for n := f; n.from >= 0; n = queue[n.from] {
+				o.trace = append(o.trace, n.by.String())
 			}
+			slices.Reverse(o.trace)
 			return o
 		}
 	}
+	return o
 }
 
 // walk takes ways at random until nothing more can happen, so many times.

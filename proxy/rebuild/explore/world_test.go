@@ -46,6 +46,8 @@ type producer struct {
 	zombie bool // it was taken for dead
 	// declared: an operator declared it lost.
 	declared bool
+	// rebooted: it died with its machine, and the end of its spool may be lost.
+	rebooted bool
 	// least is that of its gate, sealed the last round that it answered.
 	least, sealed uint8
 	spool         int32
@@ -80,8 +82,9 @@ type keeper struct {
 // closer closes a producer.
 type closer struct {
 	// step: 0 not begun, 1 begun, 2 fenced, 3 its closing is on its way, 4 everything is ended in the log, 5 done.
-	step               uint8
-	released, complete bool
+	step uint8
+	// dead: it can write no more. complete: the log has all that it opened.
+	released, dead, complete bool
 	// roster is what it has read of the producers topic, held what Redis showed, reads the logs that it has read, one after the other.
 	roster, held int32
 	reads        [4]int32
@@ -90,7 +93,16 @@ type closer struct {
 }
 
 // faults are how many of each may still happen.
-type faults struct{ crash, lose, zombie, wipe, failover, late, again, dup, restart uint8 }
+type faults struct {
+	// A process dies; with its disk; with its machine; stops well; is taken for dead.
+	crash, lose, power, leave, zombie uint8
+	// The store loses all; its replica takes over.
+	wipe, failover uint8
+	// An answer comes too late or never; a record is shipped once more; a keeper or a closer begins anew; a second keeper begins a round.
+	late, dup, restart, rival uint8
+	// Of a mutation: an install runs twice.
+	again uint8
+}
 
 // state is all there is: two that are equal have the same future.
 type state struct {
