@@ -300,7 +300,7 @@ func (a *Admissions) Adjust(ctx context.Context, how Adjustment, r *Request, atU
 		return nil
 	}
 	least, ok := a.least(r.Workspace)
-	if len(reply.Values) < 3 || !ok || uint64(max(0, number(reply.Values[2]))) < least { //nolint:gosec // an epoch
+	if len(reply.Values) < 3 || !ok || uint64(max(0, number(reply.Values[2]))) < least {
 		return fmt.Errorf("cancelling %s: %w", r.Reservation, ErrNoEpoch)
 	}
 	return nil

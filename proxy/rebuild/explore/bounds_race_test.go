@@ -5,7 +5,7 @@ package explore_test
 // The race detector makes everything here ten times slower, and has nothing to look at: one goroutine explores.
 const (
 	raced = true
-	most  = 20_000
-	few   = 2_000
-	ways  = 50
+	most  = 10_000
+	near  = 2_000
+	ways  = 20
 )

@@ -2,10 +2,10 @@
 
 package explore_test
 
-// How many states of a configuration are explored at most, how many of a large one where not everything is asked for, and how many ways are gone at random.
+// How many states of a configuration are explored at most, how many of a large one, and how many ways are gone at random.
 const (
 	raced = false
 	most  = 1_000_000
-	few   = 50_000
-	ways  = 1_000
+	near  = 100_000
+	ways  = 400
 )

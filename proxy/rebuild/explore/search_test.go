@@ -356,6 +356,9 @@ func broad(w *world, most int) *outcome {
 	return o
 }
 
+// faultEvery is how many moves go by between two faults on a way, so that they do not all come before anything has happened.
+const faultEvery = 12
+
 // walk takes ways at random until nothing more can happen, so many times.
 func walk(w *world, seed uint64, times int) *outcome {
 	o := new(outcome)
@@ -364,35 +367,48 @@ func walk(w *world, seed uint64, times int) *outcome {
 		s := w.first()
 		o.trace = o.trace[:0]
 		for {
-			if o.violation = w.wrong(&s); o.violation != "" {
+			o.states++
+			o.depth = max(o.depth, len(o.trace))
+			t, by, alive, more := w.choose(&s, r)
+			if o.violation = w.wrong(&s); o.violation == "" && !alive {
+				o.ends++
+				o.violation = w.unfinished(&s)
+			}
+			if o.violation != "" {
 				o.last = &s
 				return o
 			}
-			var t state
-			var by move
-			n := 0
-			alive := w.next(&s, func(m move, u state) {
-				if n++; r.IntN(n) == 0 {
-					t, by = u, m
-				}
-			})
-			if n == 0 {
-				o.ends++
-				if !alive {
-					o.violation = w.unfinished(&s)
-				}
-				if o.violation != "" {
-					o.last = &s
-					return o
-				}
+			if !more {
 				break
 			}
 			s = t
-			o.states++
 			o.trace = append(o.trace, by.String())
-			o.depth = max(o.depth, len(o.trace))
 		}
 	}
 	o.trace = nil
 	return o
+}
+
+// choose takes one of the moves that can follow, seldom a fault. It reports whether something other than a fault can follow, and whether it took one.
+func (w *world) choose(s *state, r *rand.Rand) (next state, by move, alive, took bool) {
+	fault, live, faults := r.IntN(faultEvery) == 0, 0, 0
+	var broken state
+	var how move
+	pick := func(m move, t state) {
+		if live++; r.IntN(live) == 0 {
+			next, by = t, m
+		}
+	}
+	w.serve(s, pick)
+	w.keep(s, pick)
+	w.shut(s, pick)
+	w.fail(s, func(m move, t state) {
+		if faults++; r.IntN(faults) == 0 {
+			broken, how = t, m
+		}
+	})
+	if faults > 0 && (fault || live == 0 && r.IntN(2) == 0) {
+		next, by = broken, how
+	}
+	return next, by, live > 0, by.what != ""
 }
