@@ -96,6 +96,10 @@ soak: build ## Kill everything each 10 s under 200 requests/s, then watch the pr
 chaos: ## Let proxies, processors, Redis, Kafka and PostgreSQL fail under load for 10 minutes, then count everything; RATEGUARD_CHAOS_SEED repeats a run
 	@RATEGUARD_CHAOS_TIME=$${RATEGUARD_CHAOS_TIME:-10m} go test -count=1 -timeout 30m -v ./tests/chaos
 
+.PHONY: explore
+explore: ## Try the accounting protocol in every order of its events, up to 20 million states a configuration (half an hour); prints how many
+	@RATEGUARD_EXPLORE_FULL=1 go test -count=1 -timeout 3h -v ./proxy/rebuild/explore
+
 .PHONY: clean
 clean: ## Remove what was built; data and tools stay
 	rm -rf bin bench/out

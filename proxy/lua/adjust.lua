@@ -9,11 +9,12 @@
 -- ARGV[2]  id of the reservation that budgets hold; empty: none does. ARGV[3] of "settle" its cost in nano-USD, of "cancel" the id of the lease that was
 --          asked for with it, empty for none
 -- ARGV[4…] the limits; the last argument of each is when they were taken from, by this clock
--- returns  {1, now} done, {0, now} nothing was to be done
+-- returns  {1, now} done, {0, now} nothing was to be done; of "cancel" with a reservation, behind it the epoch by which this server may grant, 0: none. Where
+--          that is older than the caller may use, the reservation may stand on another server: it has to be cancelled again
 -- invariant: what was admitted stays within the limits as if the smaller amount had been taken in the first place (giveBack). Cancel and charge have one effect, however often they run.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local mode, taken = ARGV[1], nil
+local mode, taken, usable = ARGV[1], nil, nil
 if ARGV[2] ~= '' then
   if mode == 'settle' then
     settle(KEYS[2], ARGV[2], tonumber(ARGV[3]))
@@ -22,13 +23,15 @@ if ARGV[2] ~= '' then
     if ARGV[3] ~= '' then
       release(KEYS[2], ARGV[3])
     end
+    local state = redis.call('HMGET', KEYS[2], 'epoch', 'who')
+    usable = state[2] == server() and tonumber(state[1] or 0) or 0
   end
 end
 if mode == 'cancel' then
   local mark = redis.call('GET', KEYS[1])
   redis.call('SET', KEYS[1], 'x', 'PX', 15000)
   if not mark or string.sub(mark, 1, 1) ~= 'a' then
-    return { 0, now }
+    return { 0, now, usable }
   end
   taken = tonumber(string.sub(mark, 2))
 elseif mode == 'charge' then
@@ -74,4 +77,4 @@ for i = 1, #all do
     end
   end
 end
-return { 1, now }
+return { 1, now, usable }

@@ -120,6 +120,8 @@ type Admissions struct {
 	settling  sync.Map // workspace → *settlements
 	// most is how many reservations a workspace may have in Redis.
 	most int
+	// least is the least epoch that this process may use, nil where there are none.
+	least func(workspace string) (uint64, bool)
 	// restates counts the workspaces whose state was found to be another one.
 	restates prometheus.Counter
 }
@@ -140,6 +142,9 @@ func NewAdmissions(store Evaluator, reg prometheus.Registerer) *Admissions {
 	reg.MustRegister(a.restates)
 	return a
 }
+
+// Obey names the least epoch of a workspace that this process may use. It is called before the first decision.
+func (a *Admissions) Obey(least func(workspace string) (uint64, bool)) { a.least = least }
 
 // Admit decides a request: it takes from all limits or from none. Errors: ErrRevoked, ErrOldPolicy, and what matches ErrUnavailable; MayHaveRun says
 // that it may have been admitted all the same: it has to be cancelled then.
@@ -284,7 +289,9 @@ const (
 	Charge Adjustment = "charge"
 )
 
-// Adjust changes what a reservation has taken that was decided at the instant (µs of Redis' clock). Cancel and Charge may be repeated.
+// Adjust changes what a reservation has taken that was decided at the instant (µs of Redis' clock). Cancel and Charge may be repeated. Error of a Cancel with
+// holds, beside those of the store: ErrNoEpoch where the server that did it has no budgets that may be used. It may be a primary that was replaced, while the
+// reservation stands on the one that replaced it.
 func (a *Admissions) Adjust(ctx context.Context, how Adjustment, r *Request, atUS int64) error {
 	keys := make([]string, 0, 2+3*len(r.Takes))
 	keys = append(keys, keyspace.Mark(r.Workspace, r.Reservation), keyspace.State(r.Workspace))
@@ -295,7 +302,7 @@ func (a *Admissions) Adjust(ctx context.Context, how Adjustment, r *Request, atU
 	for i := range r.Takes {
 		keys = r.Takes[i].appendKeys(keys)
 	}
-	_, err := a.store.Eval(ctx, a.adjust, keys, func(Times) []any {
+	reply, err := a.store.Eval(ctx, a.adjust, keys, func(Times) []any {
 		args := make([]any, 0, 3+7*len(r.Takes))
 		args = append(args, string(how), held)
 		if how == Cancel {
@@ -310,6 +317,13 @@ func (a *Admissions) Adjust(ctx context.Context, how Adjustment, r *Request, atU
 	})
 	if err != nil {
 		return fmt.Errorf("adjusting (%s): %w", how, err)
+	}
+	if how != Cancel || held == "" || a.least == nil {
+		return nil
+	}
+	least, ok := a.least(r.Workspace)
+	if len(reply.Values) < 3 || !ok || uint64(max(0, number(reply.Values[2]))) < least {
+		return fmt.Errorf("cancelling %s: %w", r.Reservation, ErrNoEpoch)
 	}
 	return nil
 }

@@ -40,9 +40,6 @@ func (b *Breaker) Begin() func(now time.Time, cause Reason) {
 // Heal closes the breaker.
 func (b *Breaker) Heal() { b.b.heal() }
 
-// Source is the script's text.
-func (s *Script) Source() string { return string(s.source) }
-
 // KeepLows sets how many lows a token bucket keeps.
 func (l *Limit) KeepLows(n int) {
 	if l.kind == "b" {

@@ -36,6 +36,9 @@ func (s *Script) patiently(d time.Duration) *Script {
 // SHA returns the name by which Redis knows the script: 40 hex digits.
 func (s *Script) SHA() string { return string(s.sha) }
 
+// Source returns the script's text, as a server runs it.
+func (s *Script) Source() string { return string(s.source) }
+
 // wire is an argument that notes when it is written. The client writes a command only once it holds a usable
 // connection, so what was never written has never run, whatever error came back.
 type wire struct {

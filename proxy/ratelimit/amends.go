@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -136,14 +137,28 @@ func (a *Amends) Waiting() int {
 	return len(a.queue) + len(a.sums)
 }
 
-// work makes the changes in order; false: one failed, and is tried again later.
+// work makes the changes in order; false: one failed, and is tried again later. What has to wait until the budgets of its workspace can be used holds up
+// no others.
 func (a *Amends) work(ctx context.Context) bool {
+	closed, later := map[string]bool{}, []amend(nil)
+	defer func() { a.putBack(later) }()
 	for {
 		next, ok := a.first()
 		if !ok {
-			return true
+			return len(later) == 0
+		}
+		if len(next.request.Holds) > 0 && closed[next.request.Workspace] {
+			later = append(later, next)
+			a.drop()
+			continue
 		}
 		if err := a.store.Adjust(ctx, next.how, &next.request, next.atUS); err != nil {
+			if errors.Is(err, lua.ErrNoEpoch) {
+				closed[next.request.Workspace] = true
+				later = append(later, next)
+				a.drop()
+				continue
+			}
 			if next.how == lua.Charge || len(next.request.Holds) > 0 || time.Since(next.since) < cancelFor {
 				return false
 			}
@@ -151,6 +166,14 @@ func (a *Amends) work(ctx context.Context) bool {
 		}
 		a.drop()
 	}
+}
+
+// putBack queues what was taken out and not done.
+func (a *Amends) putBack(later []amend) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.queue = append(a.queue, later...)
+	a.count()
 }
 
 // first returns what is to be done next; the sums come last.

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/rateguard/rateguard/proxy/rebuild/closing"
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/schemas/envelope"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
@@ -21,8 +22,8 @@ import (
 // closing is given up for now and tried again later.
 const maxRestarts = 100
 
-// closing is one producer that is to be closed.
-type closing struct {
+// gone is one producer that is to be closed.
+type gone struct {
 	status *rateguardv1.ProducerStatus
 	// dead: the producer can write no more, since we hold its folder.
 	dead bool
@@ -36,7 +37,7 @@ type closing struct {
 // the log, appends what is missing and reads again whether it counted: a record that the producer got
 // into the log in between moves its mark, and our ProducerClosed is ignored by everybody. What Redis shows of it and the log does not is
 // ended too, as it may have been sent; of one that an operator declared lost, Redis is not asked.
-func (r *Rebuilder) close(ctx context.Context, c closing) error {
+func (r *Rebuilder) close(ctx context.Context, c gone) error {
 	status := c.status
 	if err := r.begin(ctx, status); err != nil {
 		return fmt.Errorf("closing producer %s: %w", status.GetProducerId(), err)
@@ -53,7 +54,7 @@ func (r *Rebuilder) close(ctx context.Context, c closing) error {
 		return err
 	}
 	defer func() { // a later one may have taken its place
-		r.met.read.Add(float64(sc.state.read))
+		r.met.read.Add(float64(sc.state.Read()))
 		sc.close()
 	}()
 	appended, released := make(map[string]bool), false
@@ -74,26 +75,27 @@ func (r *Rebuilder) close(ctx context.Context, c closing) error {
 		}
 		switch {
 		case !c.complete:
-			sc.state.takeHeld()
+			sc.state.TakeHeld()
 		case !released:
 			// Before the closing counts: whoever goes on behind that, after a crash of ours, would end it at its bound.
-			if err := r.release(ctx, sc.state); err != nil {
+			if err := r.release(ctx, status.GetProducerId(), sc.state); err != nil {
 				return err
 			}
 			released = true
 		}
-		records, err := r.closings(sc.state, c.dead)
-		if err == nil && len(records) == 0 && c.dead {
-			records, err = r.leftovers(sc.state)
-		}
+		records, err := sc.state.Missing(c.dead)
 		if err != nil {
 			return err
+		}
+		numbered := len(records) == 0 && c.dead
+		if numbered {
+			records = sc.state.Leftovers()
 		}
 		if len(records) == 0 {
 			return r.finish(ctx, status)
 		}
 		for _, rec := range records {
-			if err := r.cfg.Spool.Append(rec); err != nil {
+			if err := r.append(rec, !numbered); err != nil {
 				return fmt.Errorf("closing producer %s: %w", status.GetProducerId(), err)
 			}
 		}
@@ -116,90 +118,15 @@ func sinceStart(status *rateguardv1.ProducerStatus) *rateguardv1.ProducerStatus 
 	return status
 }
 
-// closings makes the ProducerClosed records that are still missing: first all of the costs topic, then
-// all of the requests topic, since rows are made from ends that count. Where retention has left nothing that shows the
-// mark, no ProducerClosed would be taken: of a dead producer the missing rows are leftovers then.
-func (r *Rebuilder) closings(s *state, dead bool) ([]spool.Record, error) {
-	var records []spool.Record
-	for _, topic := range []topics.Topic{topics.Costs, topics.Requests} {
-		for _, id := range sorted(s.workspaces) {
-			w := s.workspaces[id]
-			m := w.marks(topic.Name)
-			if m.closed || dead && w.trimmed && m == &w.requests && m.mark() == 0 {
-				continue
-			}
-			if !m.ask() {
-				return nil, fmt.Errorf("closing producer %s in workspace %s: the broker did not take it into %s", s.producer, id, topic.Name)
-			}
-			c := &rateguardv1.ProducerClosed{ProducerId: s.producer, Mark: m.mark()}
-			if topic.Name == topics.Costs.Name {
-				c.Ends = w.ends()
-				r.met.ended.Add(float64(len(c.Ends)))
-			} else {
-				c.Rows = w.rows()
-				lighten(c, topic)
-			}
-			rec, err := unnumbered(topic, id, &rateguardv1.Event{Body: &rateguardv1.Event_ProducerClosed{ProducerClosed: c}})
-			if err != nil {
-				return nil, err
-			}
-			records = append(records, rec)
-		}
-		if len(records) > 0 {
-			return records, nil
-		}
-	}
-	return nil, nil
-}
-
-// lighten leaves out what clients said about their requests where a closing would be too large for the broker even if
-// nothing of it can be compressed. What is left of a row is small and much alike.
-func lighten(c *rateguardv1.ProducerClosed, topic topics.Topic) {
-	if proto.Size(c) <= int(topic.MaxMessageBytes)/4*3 {
-		return
-	}
-	for _, row := range c.GetRows() {
-		row.Context = nil
-	}
-}
-
-// leftovers ends what stands in the log behind an accepted ProducerClosed, as records of our own: an old
-// disk that comes back after its producer was closed brings openings that nobody else can end, and
-// rows that the consumers dropped. Their event ids name the producer, so that whoever closes it again after a
-// crash finds them.
-func (r *Rebuilder) leftovers(s *state) ([]spool.Record, error) {
-	var records []spool.Record
-	add := func(topic topics.Topic, id, of string, e *rateguardv1.Event) error {
-		e.Id = leftoverID(s.producer, of)
-		rec, err := record(topic, id, e)
-		records = append(records, rec)
+// append appends what ends something. A closing is not numbered, what it left over is.
+func (r *Rebuilder) append(what closing.Record, unnumbered bool) error {
+	rec, err := record(what.Topic, what.Workspace, what.Event)
+	if err != nil {
 		return err
 	}
-	for _, id := range sorted(s.workspaces) {
-		w := s.workspaces[id]
-		for _, o := range w.ends() {
-			e := &rateguardv1.Event{Body: &rateguardv1.Event_ReservationExpired{ReservationExpired: &rateguardv1.ReservationExpired{Outcome: o}}}
-			switch {
-			case o.GetKind() == rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED:
-				e.Body = &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{Outcome: o}}
-			case o.GetKind() == rateguardv1.OutcomeKind_OUTCOME_KIND_VOIDED:
-				e.Body = &rateguardv1.Event_LeaseEnded{LeaseEnded: &rateguardv1.LeaseEnded{Outcome: o}} // nothing else ends so here
-			}
-			if err := add(topics.Costs, id, o.GetReservationId(), e); err != nil {
-				return nil, err
-			}
-			r.met.ended.Inc()
-			w.end(o)
-		}
-		for _, row := range w.rows() {
-			e := &rateguardv1.Event{Body: &rateguardv1.Event_RequestRecorded{RequestRecorded: row}}
-			if err := add(topics.Requests, id, row.GetRequestId(), e); err != nil {
-				return nil, err
-			}
-			w.record(row, false)
-		}
-	}
-	return records, nil
+	rec.Unnumbered = unnumbered
+	r.met.ended.Add(float64(what.Ends))
+	return r.cfg.Spool.Append(rec)
 }
 
 // begin says in the topic of producers that the producer is being closed, so that budgets which are installed from the log fence it too. Behind Sync every

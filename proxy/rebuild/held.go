@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/rateguard/rateguard/proxy/lua"
+	"github.com/rateguard/rateguard/proxy/rebuild/closing"
 	"github.com/rateguard/rateguard/topics/hash"
 )
 
@@ -114,27 +114,12 @@ func (r *Rebuilder) least(workspace string) uint64 {
 }
 
 // release frees what stands nowhere but in Redis of a producer all of whose openings are in the log.
-func (r *Rebuilder) release(ctx context.Context, s *state) error {
-	for _, ws := range sorted(s.held) {
-		if ids := sorted(s.held[ws]); len(ids) > 0 {
-			_, err := r.cfg.Budgets.Balances.Retire(ctx, lua.Retirement{Workspace: ws, Producer: s.producer, Least: r.least(ws), Release: ids})
-			if err != nil {
-				return err
-			}
+func (r *Rebuilder) release(ctx context.Context, producer string, s *closing.State) error {
+	for ws, ids := range s.Unopened() {
+		_, err := r.cfg.Budgets.Balances.Retire(ctx, lua.Retirement{Workspace: ws, Producer: producer, Least: r.least(ws), Release: ids})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-// takeHeld makes calls of what the log shows nothing of.
-func (s *state) takeHeld() {
-	for _, ws := range sorted(s.held) {
-		w := s.workspace(ws, place{partition: -1})
-		for _, id := range sorted(s.held[ws]) {
-			e := s.held[ws][id]
-			request, _, _ := strings.Cut(id, "/")
-			w.call(request).attempts[id] = &attempt{held: &e, unshipped: true}
-		}
-		clear(s.held[ws])
-	}
 }

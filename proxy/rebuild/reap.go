@@ -52,7 +52,7 @@ func (r *Rebuilder) reapOne(ctx context.Context, status *rateguardv1.ProducerSta
 	if err := r.redis.Fence(ctx, status.GetProducerId(), r.cfg.Spool.ProducerID()); err != nil {
 		return err
 	}
-	return r.close(ctx, closing{status: status})
+	return r.close(ctx, gone{status: status})
 }
 
 // lost reports whether an operator has declared a producer lost.

@@ -186,7 +186,7 @@ func (r *Rebuilder) closePredecessors(ctx context.Context) {
 				}
 				cancel()
 			}
-			if err := r.close(ctx, closing{status: dead[id].Status, dead: true, complete: !dead[id].Rebooted, patience: usableFor}); err != nil {
+			if err := r.close(ctx, gone{status: dead[id].Status, dead: true, complete: !dead[id].Rebooted, patience: usableFor}); err != nil {
 				return err
 			}
 			return r.cfg.Spool.Forget(id)

@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/rateguard/rateguard/proxy/rebuild/closing"
 	"github.com/rateguard/rateguard/schemas/envelope"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/topics"
@@ -27,7 +28,7 @@ var errNoGeneration = errors.New("generation is not in the log")
 type scanner struct {
 	cl    *kgo.Client
 	adm   *kadm.Client
-	state *state
+	state *closing.State
 	// next is the offset behind what was applied, by topic and partition.
 	next map[string]map[int32]int64
 	// unknown are trimmed partitions of the requests topic whose oldest record is not read yet.
@@ -36,7 +37,7 @@ type scanner struct {
 
 func (r *Rebuilder) newScanner(status *rateguardv1.ProducerStatus, shown *held, complete bool) (*scanner, error) {
 	sc := &scanner{
-		state: newState(status, shown.entries, complete), unknown: make(map[int32]bool),
+		state: closing.New(status, shown.entries, complete), unknown: make(map[int32]bool),
 		next: map[string]map[int32]int64{
 			topics.Costs.Name: status.GetCostsOffsets(), topics.Requests.Name: status.GetRequestsOffsets(),
 		},
@@ -111,7 +112,7 @@ func (sc *scanner) toEnd(ctx context.Context) error {
 			}
 		}
 	}
-	if sc.state.generation > 0 {
+	if sc.state.Generation() > 0 {
 		if err := sc.begin(ctx, ends); err != nil {
 			return err
 		}
@@ -130,11 +131,14 @@ func (sc *scanner) toEnd(ctx context.Context) error {
 // begin reads the costs topic until the generation has begun in all of its partitions: its marks have to be known before the first record of the
 // other topic is seen.
 func (sc *scanner) begin(ctx context.Context, ends kadm.ListedOffsets) error {
-	if len(sc.state.trimmed) > 0 {
+	if sc.state.Trimmed() {
 		return errNoGeneration // what the marks say of rows that retention has taken is not enough
 	}
 	costs := sc.next[topics.Costs.Name]
-	begun := func() bool { return len(sc.state.begun) == len(costs) }
+	begun := func() bool {
+		n, _ := sc.state.Begun()
+		return n == len(costs)
+	}
 	if !begun() {
 		sc.cl.PauseFetchTopics(topics.Requests.Name)
 		if err := sc.read(ctx, func() bool { return begun() || sc.topicReached(topics.Costs.Name, ends) }); err != nil {
@@ -142,7 +146,7 @@ func (sc *scanner) begin(ctx context.Context, ends kadm.ListedOffsets) error {
 		}
 		sc.cl.ResumeFetchTopics(topics.Requests.Name)
 	}
-	if !begun() || sc.state.early {
+	if _, early := sc.state.Begun(); early || !begun() {
 		return errNoGeneration
 	}
 	return nil
@@ -153,7 +157,7 @@ func (sc *scanner) trim(topic string, p int32, ends kadm.ListedOffsets) {
 	if topic != topics.Requests.Name {
 		return
 	}
-	sc.state.trimmed[p] = math.MaxInt64 // nothing is left
+	sc.state.Trim(p, math.MaxInt64) // nothing is left
 	if e, ok := ends.Lookup(topic, p); ok && sc.next[topic][p] < e.Offset {
 		sc.unknown[p] = true
 	}
@@ -189,17 +193,17 @@ func (sc *scanner) topicReached(topic string, ends kadm.ListedOffsets) bool {
 
 func (sc *scanner) apply(rec *kgo.Record) {
 	sc.next[rec.Topic][rec.Partition] = rec.Offset + 1
-	at := place{rec.Partition, rec.Timestamp.UnixMicro()}
+	at := closing.Place{Partition: rec.Partition, AtUS: rec.Timestamp.UnixMicro()}
 	if rec.Topic == topics.Requests.Name && sc.unknown[rec.Partition] {
-		sc.state.trimmed[rec.Partition] = at.at
+		sc.state.Trim(rec.Partition, at.AtUS)
 		delete(sc.unknown, rec.Partition)
 	}
-	if rec.Attrs.IsControl() || !sc.state.concerns(rec.Value) {
+	if rec.Attrs.IsControl() || !sc.state.Concerns(rec.Value) {
 		return
 	}
 	e, err := envelope.Decode(rec.Value)
 	if err != nil {
 		return // its consumers send it to the dead letters; nothing to end can be read from it
 	}
-	sc.state.apply(rec.Topic, string(rec.Key), at, e)
+	sc.state.Apply(rec.Topic, string(rec.Key), at, e)
 }

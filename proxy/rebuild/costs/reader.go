@@ -161,7 +161,7 @@ func (r *Reader) apply(fetches kgo.Fetches) (*Batch, error) {
 			if failed != nil {
 				return
 			}
-			failed = r.view.apply(rec)
+			failed = r.view.Apply(rec)
 			b.Records++
 		}
 		if len(p.Records) > 0 {
@@ -171,7 +171,7 @@ func (r *Reader) apply(fetches kgo.Fetches) (*Batch, error) {
 	if failed != nil {
 		return nil, failed
 	}
-	b.Steps = r.view.steps()
+	b.Steps = r.view.Steps()
 	return b, nil
 }
 

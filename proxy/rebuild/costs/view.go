@@ -61,12 +61,18 @@ type Round struct {
 	At int64
 }
 
-func newView(o Options, b *base) (*View, error) {
-	v := &View{
-		Started: make(map[string]int64), Sealed: make(map[string]Seal), Closed: make(map[string]map[string]bool), Next: b.start,
-		partition: o.Partition, partitions: b.partitions, start: b.start, log: o.Log, generations: b.generations,
+// NewView returns the view of a partition, of which nothing is read yet, from its start.
+func NewView(partition, partitions int32, log *slog.Logger) *View {
+	return &View{
+		Started: make(map[string]int64), Sealed: make(map[string]Seal), Closed: make(map[string]map[string]bool),
+		partition: partition, partitions: partitions, log: log,
 		workspaces: make(map[string]*Workspace), changed: make(map[string]bool),
 	}
+}
+
+func newView(o Options, b *base) (*View, error) {
+	v := NewView(o.Partition, b.partitions, o.Log)
+	v.Next, v.start, v.generations = b.start, b.start, b.generations
 	for key, r := range b.rows {
 		if hash.IsPartitionKey(key) {
 			if len(r.state) == 0 {
@@ -107,8 +113,8 @@ func (v *View) Touch(id string) {
 	v.changed[id] = true
 }
 
-// apply takes the next record. After an error nothing of it is in the view.
-func (v *View) apply(rec *kgo.Record) error {
+// Apply takes the next record. After an error nothing of it is in the view.
+func (v *View) Apply(rec *kgo.Record) error {
 	key := string(rec.Key)
 	switch {
 	case rec.Attrs.IsControl():
@@ -201,8 +207,8 @@ func (v *View) close(producer, workspace string) {
 	v.Closed[producer][workspace] = true
 }
 
-// steps returns a step for every workspace that changed. One whose sums are ahead of what is read waits until both agree.
-func (v *View) steps() []Step {
+// Steps returns a step for every workspace that changed. One whose sums are ahead of what is read waits until both agree.
+func (v *View) Steps() []Step {
 	var steps []Step
 	for _, id := range slices.Sorted(maps.Keys(v.changed)) {
 		w := v.workspaces[id]

@@ -5,20 +5,18 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/rateguard/rateguard/proxy/rebuild/keeper/plan"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/topics"
 )
 
-// firstEpoch is the epoch of budgets that begin before the first round of their partition. Rounds count on from it, so that none has its number.
-const firstEpoch = 1
-
 // first installs the budgets of those workspaces whose log shows that they never were in Redis, and returns the others. Nothing was ever granted by
 // those, so that no seal has to be waited for and no other workspace of the partition is disturbed by a round.
 func (p *partition) first(ctx context.Context, workspaces []string) (rest []string, err error) {
-	epoch := max(firstEpoch, p.latest())
+	epoch := plan.Begin(p.latest())
 	var mine []string
 	for _, ws := range workspaces {
-		if w := p.reader.View().Workspace(ws); w != nil && w.State.GetBudgetsEpoch() > 0 || !p.k.firstTime(ws) {
+		if plan.Begun(p.reader.View(), ws) || !p.k.firstTime(ws) {
 			rest = append(rest, ws)
 			continue
 		}
@@ -62,7 +60,6 @@ func (p *partition) first(ctx context.Context, workspaces []string) (rest []stri
 // begun reports whether the log shows the beginning of all the workspaces.
 func (p *partition) begun(workspaces []string) bool {
 	return !slices.ContainsFunc(workspaces, func(ws string) bool {
-		w := p.reader.View().Workspace(ws)
-		return w == nil || w.State.GetBudgetsEpoch() == 0
+		return !plan.Begun(p.reader.View(), ws)
 	})
 }

@@ -12,7 +12,7 @@ import (
 
 	"github.com/rateguard/rateguard/proxy/lua"
 	"github.com/rateguard/rateguard/proxy/rebuild/costs"
-	"github.com/rateguard/rateguard/schemas/keyspace"
+	"github.com/rateguard/rateguard/proxy/rebuild/keeper/plan"
 	"github.com/rateguard/rateguard/topics/hash"
 )
 
@@ -30,7 +30,7 @@ type partition struct {
 	n, partitions int32
 	reader        *costs.Reader
 	// known is where the budgets of workspaces stand in Redis, as far as this process has brought them there.
-	known   map[string]*standing
+	known   map[string]*plan.Standing
 	touched time.Time
 	// gaps are the workspaces whose budgets stand before what was read: nothing but another round brings them on.
 	gaps map[string]bool
@@ -43,15 +43,8 @@ type partition struct {
 	wake  context.CancelFunc
 }
 
-// standing is what Redis was last told of a workspace.
-type standing struct {
-	lua.Place
-	// posted is what it has as confirmed; nil when that is not certain.
-	posted map[string]int64
-}
-
 func newPartition(k *Keeper, n, partitions int32) *partition {
-	return &partition{k: k, n: n, partitions: partitions, known: make(map[string]*standing), gaps: make(map[string]bool), torn: make(map[string]time.Time), wants: make(map[string]bool)}
+	return &partition{k: k, n: n, partitions: partitions, known: make(map[string]*plan.Standing), gaps: make(map[string]bool), torn: make(map[string]time.Time), wants: make(map[string]bool)}
 }
 
 // want notes that somebody waits for the budgets of a workspace, and wakes the reading.
@@ -196,10 +189,10 @@ func (p *partition) reconcile(ctx context.Context, steps []costs.Step) {
 	for i := range steps {
 		s := &steps[i]
 		at := p.known[s.Workspace]
-		if at == nil || at.Epoch == 0 || at.At >= s.To {
+		if at == nil || at.Ahead(s) {
 			continue // no budgets, or Redis is further
 		}
-		if at.At < s.From {
+		if at.Behind(s) {
 			p.k.log.Warn("budgets in Redis stand before what was read; they are installed anew", slog.String("workspace", s.Workspace),
 				slog.Int64("at", at.At), slog.Int64("from", s.From))
 			p.gaps[s.Workspace] = true
@@ -209,14 +202,14 @@ func (p *partition) reconcile(ctx context.Context, steps []costs.Step) {
 		if err := p.step(ctx, s, at); err != nil {
 			p.k.met.unreconciled.Inc()
 			p.k.log.Debug("bringing the log into Redis", slog.String("workspace", s.Workspace), slog.Any("error", err))
-			at.posted = nil
+			at.Posted = nil
 			p.retry(ctx, s, at)
 		}
 	}
 }
 
 // retry tries a step until it is done, Redis stands elsewhere, or ctx ends: a step that is left out leaves a gap.
-func (p *partition) retry(ctx context.Context, s *costs.Step, at *standing) {
+func (p *partition) retry(ctx context.Context, s *costs.Step, at *plan.Standing) {
 	for delay := retryMin; ; delay = min(2*delay, retryMax) {
 		select {
 		case <-ctx.Done():
@@ -228,7 +221,7 @@ func (p *partition) retry(ctx context.Context, s *costs.Step, at *standing) {
 			continue
 		}
 		at.Place = places[0]
-		if at.Epoch == 0 || at.At >= s.To || at.At < s.From {
+		if at.Ahead(s) || at.Behind(s) {
 			return
 		}
 		if err := p.step(ctx, s, at); err == nil {
@@ -238,44 +231,22 @@ func (p *partition) retry(ctx context.Context, s *costs.Step, at *standing) {
 }
 
 // step applies one step; only sums that changed are told.
-func (p *partition) step(ctx context.Context, s *costs.Step, at *standing) error {
-	posted := fields(p.reader.View().Workspace(s.Workspace).Posted())
-	changed := posted
-	if at.posted != nil {
-		changed = make(map[string]int64)
-		for field, nano := range posted {
-			if was, ok := at.posted[field]; !ok || was != nano {
-				changed[field] = nano
-			}
-		}
-	}
-	var forgotten []string
-	for field := range at.posted {
-		if _, known := posted[field]; !known {
-			forgotten = append(forgotten, field)
-		}
-	}
-	step := &lua.Step{
-		Cut: lua.Cut{Workspace: s.Workspace, Epoch: at.Epoch, To: s.To, Posted: changed}, From: s.From, Ended: s.Ended, Changed: at.posted != nil, Forgotten: forgotten,
-	}
-	for _, id := range slices.Concat(s.Leases, s.Taken) {
-		if e := entry(p.reader.View().Workspace(s.Workspace), id); len(e.Amounts) > 0 {
-			step.Open = append(step.Open, e)
-		}
-	}
-	applied, offset, epoch, err := p.k.cfg.Redis.Balances.Reconcile(ctx, step)
+func (p *partition) step(ctx context.Context, s *costs.Step, at *plan.Standing) error {
+	w := p.reader.View().Workspace(s.Workspace)
+	posted := plan.Fields(w.Posted())
+	applied, offset, epoch, err := p.k.cfg.Redis.Balances.Reconcile(ctx, at.Step(s, w, posted))
 	if err != nil {
 		return err
 	}
 	if !applied {
-		at.Place, at.posted = lua.Place{Epoch: epoch, At: offset}, nil
+		at.Place, at.Posted = lua.Place{Epoch: epoch, At: offset}, nil
 		if epoch != 0 && offset < s.To {
 			return fmt.Errorf("budgets stand at offset %d of epoch %d", offset, epoch)
 		}
 		return nil
 	}
 	p.k.met.reconciled.Inc()
-	at.At, at.posted = s.To, posted
+	at.At, at.Posted = s.To, posted
 	return nil
 }
 
@@ -295,7 +266,7 @@ func (p *partition) learn(ctx context.Context, steps []costs.Step) {
 		return // the steps that are left out are a gap, which is seen
 	}
 	for i, id := range ids {
-		p.known[id] = &standing{Place: places[i]}
+		p.known[id] = &plan.Standing{Place: places[i]}
 	}
 }
 
@@ -308,9 +279,9 @@ func (p *partition) lost(ctx context.Context, workspaces []string) ([]string, er
 	if err != nil {
 		return nil, err
 	}
-	least, out := max(firstEpoch, p.latest()), []string(nil)
+	var out []string
 	for i, ws := range workspaces {
-		if places[i].Epoch < least && time.Since(p.torn[ws]) > p.k.cfg.TornFor {
+		if !plan.Usable(places[i], p.latest()) && time.Since(p.torn[ws]) > p.k.cfg.TornFor {
 			out = append(out, ws)
 		}
 	}
@@ -319,14 +290,5 @@ func (p *partition) lost(ctx context.Context, workspaces []string) ([]string, er
 
 // latest is the largest round that anybody was told of.
 func (p *partition) latest() uint64 {
-	return max(p.reader.View().Round.N, p.k.cfg.Roster.Rounds()[p.n])
-}
-
-// fields names the periods as Redis does.
-func fields(posted map[keyspace.BudgetPeriod]int64) map[string]int64 {
-	out := make(map[string]int64, len(posted))
-	for period, nano := range posted {
-		out[period.Field()] = nano
-	}
-	return out
+	return plan.Latest(p.reader.View(), p.k.cfg.Roster, p.n)
 }

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/rateguard/rateguard/proxy/lua"
-	"github.com/rateguard/rateguard/proxy/rebuild/costs"
+	"github.com/rateguard/rateguard/proxy/rebuild/keeper/plan"
 	"github.com/rateguard/rateguard/proxy/rebuild/roster"
 	"github.com/rateguard/rateguard/proxy/spool"
 	"github.com/rateguard/rateguard/schemas/envelope"
@@ -55,14 +53,11 @@ func (p *partition) rebuild(ctx context.Context, wanted []string) error {
 // announce tells the producers topic of the next round, and then starts it in the partition. It returns the round's number once it stands there
 // as the first of its number.
 func (p *partition) announce(ctx context.Context) (uint64, error) {
-	n := max(firstEpoch, p.latest()) + 1
 	places, err := p.k.cfg.Redis.Balances.Places(ctx, p.budgeted())
 	if err != nil {
 		return 0, err
 	}
-	for _, at := range places {
-		n = max(n, at.Epoch+1) // a log that was lost must not give out a number twice
-	}
+	n := plan.Next(p.latest(), places)
 	round := &rateguardv1.Round{N: n, Partition: p.n}
 	for _, at := range []struct {
 		topic topics.Topic
@@ -104,10 +99,10 @@ func (p *partition) sealed(ctx context.Context, n uint64) error {
 	for {
 		v := p.reader.View()
 		switch {
-		case v.Round.N > n || v.Round.N == n && v.Round.By != p.k.cfg.Spool.ProducerID():
+		case plan.Superseded(v, n, p.k.cfg.Spool.ProducerID()):
 			return errSuperseded
 		case v.Round.N == n:
-			missing := p.missing(v, n)
+			missing := plan.Missing(v, p.k.cfg.Roster, p.n, n)
 			p.k.met.waiting.Set(float64(len(missing)))
 			if len(missing) == 0 {
 				return p.readOn(ctx)
@@ -131,25 +126,6 @@ func (p *partition) readOn(ctx context.Context) error {
 		_, err = p.next(ctx, false)
 	}
 	return err
-}
-
-// missing returns the producers whose seal is still to come: those that started before the round and are not closed. The ProducerStarted of one that lives
-// for long stands before what is read, and its status says where it started; what the view shows of it could only be a repeat.
-func (p *partition) missing(v *costs.View, n uint64) []string {
-	started := maps.Clone(v.Started)
-	for _, s := range p.k.cfg.Roster.Open() {
-		if _, seen := started[s.GetProducerId()]; !seen || s.GetGeneration() > 0 {
-			started[s.GetProducerId()] = s.GetCostsStarted()[p.n] // without one it was always there
-		}
-	}
-	var out []string
-	for id, at := range started {
-		if at < v.Round.At && v.Sealed[id].N < n && !p.k.cfg.Roster.Closed(id) {
-			out = append(out, id)
-		}
-	}
-	slices.Sort(out)
-	return out
 }
 
 // install makes the budgets of all workspaces of the partition anew, each once: after an error nobody knows whether it was done, and the next try is
@@ -176,7 +152,7 @@ func (p *partition) installAll(ctx context.Context, n uint64, versions map[strin
 	fenced := p.k.cfg.Roster.RetiredSince(time.Now().Add(-fencedFor))
 	var errs []error
 	for ws, version := range versions {
-		in, err := p.installation(ws, n)
+		in, err := plan.Installation(p.reader.View(), ws, n)
 		if err != nil {
 			p.k.met.torn.Inc()
 			p.torn[ws] = time.Now()
@@ -191,39 +167,9 @@ func (p *partition) installAll(ctx context.Context, n uint64, versions map[strin
 			continue
 		}
 		if installed {
-			p.known[ws] = &standing{Place: lua.Place{Epoch: n, At: in.To}, posted: in.Posted}
+			p.known[ws] = &plan.Standing{Place: lua.Place{Epoch: n, At: in.To}, Posted: in.Posted}
 			p.k.met.installed.Inc()
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// installation is the state of a workspace as the log shows it.
-func (p *partition) installation(workspace string, n uint64) (*lua.Installation, error) {
-	v := p.reader.View()
-	in := &lua.Installation{Cut: lua.Cut{Workspace: workspace, Epoch: n, To: v.Next - 1, Posted: map[string]int64{}}}
-	w := v.Workspace(workspace)
-	if w == nil {
-		return in, nil
-	}
-	if err := w.Whole(); err != nil {
-		return nil, err
-	}
-	in.Posted = fields(w.Posted())
-	for id := range w.Open {
-		if e := entry(w, id); len(e.Amounts) > 0 {
-			in.Open = append(in.Open, e)
-		}
-	}
-	return in, nil
-}
-
-// entry is an open reservation as Redis has to have it.
-func entry(w *costs.Workspace, id string) lua.Entry {
-	r := w.Open[id]
-	e := lua.Entry{ID: id, Producer: r.Producer, Lease: r.Lease()}
-	for _, h := range r.Opened.GetHolds() {
-		e.Amounts = append(e.Amounts, lua.Amount{Field: costs.PeriodOf(h).Field(), Nano: r.Amount(h)})
-	}
-	return e
 }

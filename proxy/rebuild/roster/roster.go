@@ -85,7 +85,7 @@ func (r *Roster) follow(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		fetches.EachRecord(r.note)
+		fetches.EachRecord(r.Apply)
 	}
 }
 
@@ -101,7 +101,8 @@ func (r *Roster) client(more ...kgo.Opt) (*kgo.Client, error) {
 	return cl, nil
 }
 
-func (r *Roster) note(rec *kgo.Record) {
+// Apply takes the next record of a partition of the topic. Run does that.
+func (r *Roster) Apply(rec *kgo.Record) {
 	e, err := envelope.Decode(rec.Value)
 	r.mu.Lock()
 	defer r.mu.Unlock()

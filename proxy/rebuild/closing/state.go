@@ -1,8 +1,9 @@
-package rebuild
+// Package closing decides what ends a producer that is gone: from what the log and Redis show of it to the records that have to be appended. It does no
+// I/O, so that every order of events can be tried on it.
+package closing
 
 import (
 	"maps"
-	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -13,9 +14,9 @@ import (
 	"github.com/rateguard/rateguard/topics/hash"
 )
 
-// state is what the log shows of one producer. It follows the rules of the consumers: repeats are
+// State is what the log shows of one producer. It follows the rules of the consumers: repeats are
 // dropped by sequence, the first ProducerClosed with the right mark counts.
-type state struct {
+type State struct {
 	producer string
 	// generation is the one that reading begins with; 0: with the producer.
 	generation uint64
@@ -38,10 +39,10 @@ type state struct {
 	complete bool
 }
 
-// place is where a record stands: its partition, and when it was appended to its spool (µs). Both records of an end say the same time.
-type place struct {
-	partition int32
-	at        int64
+// Place is where a record stands: its partition, and when it was appended to its spool (µs). Both records of an end say the same time.
+type Place struct {
+	Partition int32
+	AtUS      int64
 }
 
 type workspace struct {
@@ -52,7 +53,7 @@ type workspace struct {
 	shown uint64
 	// calls are the forwarded requests that still lack an end or a row.
 	calls map[string]*call
-	// held is state.held of this workspace, and complete state.complete.
+	// held is State.held of this workspace, and complete State.complete.
 	held     map[string]lua.Entry
 	complete bool
 	// taken is what reservations have taken from each hold of a lease, by its id, in nano-USD.
@@ -77,22 +78,24 @@ type attempt struct {
 	unshipped bool
 }
 
-func newState(status *rateguardv1.ProducerStatus, held map[string]map[string]lua.Entry, complete bool) *state {
+// New returns the state of a producer of which nothing is read yet. Held is what Redis shows of it, by workspace and reservation. Complete says that the log will show
+// all that it ever opened.
+func New(status *rateguardv1.ProducerStatus, held map[string]map[string]lua.Entry, complete bool) *State {
 	own := make(map[string]map[string]lua.Entry, len(held)) // reading takes entries out
 	for ws, entries := range held {
 		own[ws] = maps.Clone(entries)
 	}
-	return &state{
+	return &State{
 		complete: complete,
 		producer: status.GetProducerId(), generation: status.GetGeneration(), held: own, workspaces: make(map[string]*workspace),
 		trimmed: make(map[int32]int64), begun: make(map[int32]bool), bases: make(map[string]*rateguardv1.WorkspaceMarks),
 	}
 }
 
-func (s *state) workspace(key string, at place) *workspace {
+func (s *State) workspace(key string, at Place) *workspace {
 	w := s.workspaces[key]
 	if w == nil {
-		_, trimmed := s.trimmed[at.partition] // a workspace has one partition number in both topics
+		_, trimmed := s.trimmed[at.Partition] // a workspace has one partition number in both topics
 		w = &workspace{calls: make(map[string]*call), trimmed: trimmed, held: s.held[key], complete: s.complete, taken: make(map[string]int64)}
 		base := s.bases[key]
 		w.costs.begin(base.GetCosts())
@@ -128,9 +131,9 @@ const (
 // leftoverID is the id of an event that ends something of a closed producer in another's name.
 func leftoverID(producer, of string) string { return "leftover/" + producer + "/" + of }
 
-// concerns reports whether an encoded event is about the producer: written by it, closing somebody, or ending
+// Concerns reports whether an encoded event is about the producer: written by it, closing somebody, or ending
 // what stood behind its closing. Most of the log is none of these, and is not decoded.
-func (s *state) concerns(value []byte) bool {
+func (s *State) Concerns(value []byte) bool {
 	for len(value) > 0 {
 		num, typ, n := protowire.ConsumeTag(value)
 		if n < 0 {
@@ -154,10 +157,10 @@ func (s *state) concerns(value []byte) bool {
 	return false
 }
 
-func (s *state) isLeftover(id string) bool { return strings.HasPrefix(id, leftoverID(s.producer, "")) }
+func (s *State) isLeftover(id string) bool { return strings.HasPrefix(id, leftoverID(s.producer, "")) }
 
-// apply takes one event of a topic, in the order of its partition.
-func (s *state) apply(topic, key string, at place, e *rateguardv1.Event) {
+// Apply takes one event of a topic, in the order of its partition.
+func (s *State) Apply(topic, key string, at Place, e *rateguardv1.Event) {
 	if g := e.GetGenerationStarted(); g != nil {
 		s.begin(at, g)
 		return
@@ -165,7 +168,7 @@ func (s *state) apply(topic, key string, at place, e *rateguardv1.Event) {
 	if hash.IsPartitionKey(key) {
 		return
 	}
-	before := topic == topics.Costs.Name && !s.isBegun(at.partition)
+	before := topic == topics.Costs.Name && !s.isBegun(at.Partition)
 	if c := e.GetProducerClosed(); c != nil {
 		if c.GetProducerId() == s.producer {
 			s.early = s.early || before
@@ -207,21 +210,21 @@ func (s *state) apply(topic, key string, at place, e *rateguardv1.Event) {
 }
 
 // isBegun reports whether what is read of a partition of the costs topic belongs to the generation or a later one.
-func (s *state) isBegun(partition int32) bool { return s.generation == 0 || s.begun[partition] }
+func (s *State) isBegun(partition int32) bool { return s.generation == 0 || s.begun[partition] }
 
 // begin takes the marks at which the generation begins in a partition.
-func (s *state) begin(at place, g *rateguardv1.GenerationStarted) {
+func (s *State) begin(at Place, g *rateguardv1.GenerationStarted) {
 	if g.GetProducerId() != s.producer || g.GetGeneration() != s.generation {
 		return
 	}
-	s.begun[at.partition] = true
+	s.begun[at.Partition] = true
 	for _, m := range g.GetMarks() {
 		s.bases[m.GetWorkspaceId()] = m
 	}
 }
 
 // endHeld forgets what Redis still shows of a reservation that ended before the generation.
-func (s *state) endHeld(workspace string, e *rateguardv1.Event) {
+func (s *State) endHeld(workspace string, e *rateguardv1.Event) {
 	var o *rateguardv1.Outcome
 	switch b := e.GetBody().(type) {
 	case *rateguardv1.Event_CostSettled:
@@ -237,7 +240,7 @@ func (s *state) endHeld(workspace string, e *rateguardv1.Event) {
 	delete(s.held[workspace], o.GetReservationId())
 }
 
-func (s *state) applyClosed(topic, key string, at place, c *rateguardv1.ProducerClosed) {
+func (s *State) applyClosed(topic, key string, at Place, c *rateguardv1.ProducerClosed) {
 	w := s.workspace(key, at)
 	if !w.marks(topic).accept(c.GetMark()) {
 		return
@@ -252,10 +255,10 @@ func (s *state) applyClosed(topic, key string, at place, c *rateguardv1.Producer
 
 // ownEnd takes an end that an event carries. Its row stood beside it in the spool: where retention took rows of that
 // time, the row is taken for seen, or all that the producer ever served would be written again.
-func (s *state) ownEnd(w *workspace, at place, e *rateguardv1.Event, o *rateguardv1.Outcome) {
+func (s *State) ownEnd(w *workspace, at Place, e *rateguardv1.Event, o *rateguardv1.Outcome) {
 	id := o.GetSubject().GetRequestId()
 	if w.trimmed && e.GetProducerId() == s.producer {
-		if at.at < s.trimmed[at.partition] {
+		if at.AtUS < s.trimmed[at.Partition] {
 			delete(w.calls, id)
 			return
 		}
@@ -344,5 +347,3 @@ func (w *workspace) prune(id string, c *call) {
 	}
 	delete(w.calls, id)
 }
-
-func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,4 +1,4 @@
-package rebuild
+package closing
 
 import (
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"

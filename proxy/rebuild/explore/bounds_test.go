@@ -1,0 +1,11 @@
+//go:build !race
+
+package explore_test
+
+// How many states of a configuration are explored at most, how many of a large one, and how many ways are gone at random.
+const (
+	raced = false
+	most  = 1_000_000
+	near  = 100_000
+	ways  = 400
+)

@@ -1,0 +1,144 @@
+package explore_test
+
+import (
+	"os"
+	"testing"
+	"time"
+)
+
+// full says that everything is explored, however long it takes.
+var full = os.Getenv("RATEGUARD_EXPLORE_FULL") != ""
+
+// all is how many states of a large configuration are explored where everything is asked for.
+const all = 20_000_000
+
+// both is a configuration in which each process may serve one request, of which one fits at its bound.
+func both(name string, f faults) config {
+	return config{name: name, active: [2]int{1, 1}, limit: 1500, keepers: 1, faults: f}
+}
+
+// rivals is one with two keepers.
+func rivals(c config) config {
+	c.keepers, c.faults.rival = 2, 1
+	return c
+}
+
+// joining is one in which the second process starts while the first serves.
+func joining(c config) config {
+	c.late = true
+	return c
+}
+
+// configs are explored in every order of their events. Those of the first part are small enough for every run of the tests.
+var configs = []config{
+	both("two requests", faults{}),
+	{name: "one process, two requests", active: [2]int{2, 0}, limit: 1500, keepers: 1, faults: faults{crash: 1, late: 1}},
+	both("answers too late", faults{late: 2}),
+	both("a record shipped again", faults{dup: 2}),
+	both("a crash", faults{crash: 1, late: 1}),
+	both("a crash, the disk lost", faults{lose: 1}),
+	both("a power cut", faults{power: 1}),
+	both("a process stops", faults{leave: 1, late: 1}),
+	both("a crash, its closer restarts", faults{crash: 1, restart: 1}),
+	both("two crashes", faults{crash: 2}),
+	both("taken for dead", faults{zombie: 1}),
+	both("a wipe", faults{wipe: 1}),
+	both("a failover", faults{failover: 1}),
+	joining(both("a process starts, a wipe", faults{wipe: 1})),
+}
+
+// large are explored in full only where that is asked for.
+var large = []config{
+	{name: "four requests", active: [2]int{2, 2}, limit: 2500, keepers: 1},
+	both("a crash, a wipe", faults{crash: 1, wipe: 1}),
+	both("a lost disk, a wipe", faults{lose: 1, wipe: 1}),
+	both("taken for dead, a wipe", faults{zombie: 1, wipe: 1}),
+	both("answers too late, a wipe", faults{late: 1, wipe: 1}),
+	both("two wipes", faults{wipe: 2}),
+	both("answers too late, a failover", faults{late: 1, failover: 1}),
+	both("a crash, a failover", faults{crash: 1, failover: 1}),
+	both("a lost disk, a failover", faults{lose: 1, failover: 1}),
+	both("taken for dead, a failover", faults{zombie: 1, failover: 1}),
+	both("two failovers", faults{failover: 2}),
+	both("taken for dead, then a crash", faults{zombie: 1, crash: 1}),
+	both("a power cut, a wipe", faults{power: 1, wipe: 1}),
+	both("a process stops, a failover", faults{leave: 1, failover: 1}),
+	both("taken for dead, its closer restarts", faults{zombie: 1, restart: 1}),
+	rivals(both("two keepers, a wipe", faults{wipe: 1, restart: 1})),
+	joining(both("a process starts, a failover", faults{failover: 1})),
+}
+
+// visit explores a configuration and reports what it finds.
+func visit(t *testing.T, c config, most int) *outcome {
+	t.Helper()
+	began := time.Now()
+	w := newWorld(c)
+	o := deep(w, most)
+	t.Logf("%s: %s, in %s", c.name, o, time.Since(began).Round(time.Millisecond))
+	if o.violation == "" {
+		return o
+	}
+	w = newWorld(c)
+	if short := broad(w, 3_000_000); short.violation != "" {
+		t.Fatalf("%s: %s\n%s", c.name, short, w.describe(short.last))
+	}
+	t.Fatalf("%s: %s\n%s", c.name, o, w.describe(o.last))
+	return nil
+}
+
+func TestEveryOrderOfEvents(t *testing.T) {
+	for _, c := range configs {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			if o := visit(t, c, most); o.cut && !raced {
+				t.Fatal("too large to be explored in full")
+			}
+		})
+	}
+}
+
+// TestEveryOrderOfMoreEvents explores the large configurations as far as it is asked to: whole where they are not too large for that, else what is near the start.
+func TestEveryOrderOfMoreEvents(t *testing.T) {
+	for _, c := range large {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			if full {
+				visit(t, c, all)
+				return
+			}
+			w := newWorld(c)
+			o := broad(w, near)
+			t.Logf("%s: %s", c.name, o)
+			if o.violation != "" {
+				t.Fatal(w.describe(o.last))
+			}
+		})
+	}
+}
+
+// wander goes ways of a configuration at random and reports what it finds.
+func wander(t *testing.T, c config, seed uint64, times int) {
+	t.Helper()
+	w := newWorld(c)
+	o := walk(w, seed, times)
+	t.Logf("faults %+v: %s", c.faults, o)
+	if o.violation != "" {
+		t.Fatal(w.describe(o.last))
+	}
+}
+
+// TestWaysAtRandom goes further than everything can be tried: many faults, each way from the start to where nothing more can happen.
+func TestWaysAtRandom(t *testing.T) {
+	times := ways
+	if full {
+		times *= 50
+	}
+	for seed, c := range []config{
+		{active: [2]int{2, 2}, limit: 2500, keepers: 1, faults: faults{crash: 1, wipe: 1, late: 1}},
+		{active: [2]int{2, 2}, limit: 2500, keepers: 2, faults: faults{crash: 1, zombie: 1, wipe: 2, late: 2, restart: 2, rival: 1, dup: 1}},
+		{active: [2]int{2, 2}, limit: 2500, keepers: 2, faults: faults{lose: 1, zombie: 1, failover: 2, late: 2, restart: 2, rival: 1, dup: 1}},
+		{active: [2]int{2, 2}, limit: 2500, keepers: 2, late: true, faults: faults{crash: 1, power: 1, leave: 1, failover: 1, wipe: 1, late: 2, restart: 1, rival: 1}},
+	} {
+		wander(t, c, uint64(seed), times)
+	}
+}

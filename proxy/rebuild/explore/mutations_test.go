@@ -1,0 +1,47 @@
+package explore_test
+
+import "testing"
+
+// without is a configuration that lacks a rule.
+func without(f faults, r rules) config {
+	c := both("", f)
+	c.rules = r
+	return c
+}
+
+// TestEachRuleIsNeeded takes each rule of the protocol away, and expects a counterexample. A rule without one would be superfluous, or not explored.
+func TestEachRuleIsNeeded(t *testing.T) {
+	for _, c := range []struct {
+		rule string
+		config
+	}{
+		{"the fence of a producer that is closed", without(faults{crash: 1}, rules{edits: map[string]string{
+			"redis.call('HSET', KEYS[1], 'f' .. ARGV[1], '1')\n": "",
+		}})},
+		{"the word that a producer is being closed, before its fence", without(faults{crash: 1, wipe: 1}, rules{noAnnouncedFence: true})},
+		{"the outcome kept until the log has shown it", without(faults{}, rules{edits: map[string]string{
+			"redis.call('HSET', key, 'e' .. id, string.format('s %.0f', cost) .. string.sub(v, 4), unpack(moved(key, pairs, cost, -1)))": "redis.call('HSET', key, unpack(moved(key, pairs, cost, -1)))\nredis.call('HDEL', key, 'e' .. id)\nredis.call('HINCRBY', key, 'n', -1)",
+		}})},
+		{"the reconciler", without(faults{}, rules{noReconciler: true})},
+		{"the mark of a closing", without(faults{zombie: 1}, rules{noMarks: true})},
+		{"rounds", without(faults{wipe: 1}, rules{noRounds: true})},
+		{"waiting for seals", without(faults{wipe: 1}, rules{deafKeeper: true})},
+		{"the gate behind a seal", without(faults{wipe: 1}, rules{openGate: true})},
+		{"installing an epoch once", without(faults{wipe: 2, again: 1}, rules{installsTwice: true})},
+		{"the server's identity in the script", without(faults{failover: 1}, rules{edits: map[string]string{
+			" or state[8] ~= identity": "", "state[3] == server() and ": "",
+		}})},
+		{"a start in the log before the first grant", joining(without(faults{wipe: 1}, rules{noStarted: true}))},
+		{"a round announced before it stands in its partition", joining(without(faults{failover: 1}, rules{partitionFirst: true}))},
+		{"cancelling until a server answers whose budgets may be used", without(faults{failover: 1, late: 1}, rules{takesAnyAnswer: true})},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			t.Parallel()
+			o := broad(newWorld(c.config), 3_000_000)
+			if o.violation == "" {
+				t.Fatalf("without %s nothing goes wrong: %s", c.rule, o)
+			}
+			t.Logf("without %s: %s", c.rule, o)
+		})
+	}
+}
