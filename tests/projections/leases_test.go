@@ -30,7 +30,7 @@ type leaseSums struct{ Posted, Reserved, Ended int64 }
 func folded(s *rateguardv1.SpendState) map[string]leaseSums {
 	out := map[string]leaseSums{}
 	put := func(name string, x *rateguardv1.Sums) {
-		if sums := (leaseSums{x.GetPostedNanoUsd(), x.GetReservedNanoUsd(), int64(x.GetEnded())}); sums != (leaseSums{}) { //nolint:gosec // a small count
+		if sums := (leaseSums{x.GetPostedNanoUsd(), x.GetReservedNanoUsd(), int64(x.GetEnded())}); sums != (leaseSums{}) {
 			out[name] = sums
 		}
 	}
@@ -196,7 +196,7 @@ func (r *rig) verifyLeases(w *leaseWorld) {
 	}
 	equal(r.t, w.workspace+": sum of the ledger", spent, want[balances.ScopeTotal].Posted)
 	equal(r.t, w.workspace+": sum of the newest revisions", newest, want[balances.ScopeTotal].Posted)
-	equal(r.t, w.workspace+": estimates in the ledger", estimated, int64(w.state.GetTotal().GetEstimated())) //nolint:gosec // a small count
+	equal(r.t, w.workspace+": estimates in the ledger", estimated, int64(w.state.GetTotal().GetEstimated()))
 
 	log := proof.NewLog(r.cfg.Kafka)
 	audit, err := log.Audit(r.t.Context(), w.workspace)

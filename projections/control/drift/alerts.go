@@ -101,7 +101,7 @@ func (a *Auditor) resolve(ctx context.Context, of account, r raised, what string
 	const remove = `DELETE FROM control.budget_drifts WHERE alert_id = $1`
 	told, err := a.change(ctx, of, of.alert(r, "resolved", what), remove, r.id)
 	if told {
-		a.cfg.Log.Info("a budget "+what, slog.String("workspace", of.workspace), slog.String("store", of.store), slog.String("budget", of.budget))
+		a.cfg.Log.Info("a budget differs no more", slog.String("what", what), slog.String("workspace", of.workspace), slog.String("store", of.store), slog.String("budget", of.budget))
 	}
 	return err
 }

@@ -1,8 +1,11 @@
 package keeper_test
 
 import (
+	"encoding/json"
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -212,4 +215,65 @@ func TestTheGoneDoNotWaitForOneAnother(t *testing.T) {
 	}
 	p.reserveWhen("ws_1", 860)
 	w.await("ws_1", state{entries: "2", posted: 40, reserved: 960, confirmed: 40})
+}
+
+// powerCut makes it look as if the machine had been started anew since the process ended.
+func (p *process) powerCut() {
+	p.w.tb.Helper()
+	name := filepath.Join(p.dir, p.ProducerID(), "producer.json")
+	text, err := os.ReadFile(name)
+	must(p.w.tb, err)
+	var fields map[string]any
+	must(p.w.tb, json.Unmarshal(text, &fields))
+	if _, known := fields["boot_id"]; !known {
+		p.w.tb.Fatalf("%s names no boot: %s", name, text)
+	}
+	fields["boot_id"] = "another"
+	text, err = json.Marshal(fields)
+	must(p.w.tb, err)
+	must(p.w.tb, os.WriteFile(name, text, 0o600))
+}
+
+// A power cut may have taken the last openings from the disk, and their requests may have been sent: what Redis shows and the folder does not is ended at its bound.
+func TestAPowerCutTakesAnOpening(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	w.start(options{})
+	p := w.start(options{noKeeper: true})
+	open := p.reserve("ws_1", 200)
+	lost, err := p.admit("ws_1", 500)
+	must(t, err)
+	p.flush()
+	p.kill()
+	p.powerCut()
+	next := w.start(options{dir: p.dir, noKeeper: true})
+	next.awaitClosed(p.ProducerID())
+	w.await("ws_1", state{epoch: "1", entries: "0", posted: 700, confirmed: 700})
+	wantLedger(t, w, map[string]int64{open.id: 200, lost.id: 500})
+}
+
+// Schedule (12): then Redis is lost too. The next process on the folder cannot know what the disk lost, and does not seal for it: budgets stay closed until an operator
+// says that it is lost.
+func TestAPowerCutAndALossOfRedis(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	p := w.start(options{})
+	cut := w.start(options{noKeeper: true, noSeals: true})
+	<-cut.Announced()
+	open := cut.reserve("ws_1", 300)
+	cut.flush()
+	cut.kill()
+	cut.powerCut()
+	w.wipe()
+	w.start(options{dir: cut.dir, noKeeper: true})
+	if _, err := p.admit("ws_1", 1); !errors.Is(err, epoch.ErrNotInstalled) {
+		t.Fatalf("opened although nobody can know what the disk lost: %v", err)
+	}
+	if p.rebuild.Roster().Closed(cut.ProducerID()) {
+		t.Fatal("closed although Redis has lost what it held")
+	}
+	w.declareLost(p, cut.ProducerID())
+	p.awaitClosed(cut.ProducerID())
+	p.reserveWhen("ws_1", 700)
+	wantLedger(t, w, map[string]int64{open.id: 300})
 }
