@@ -81,14 +81,16 @@ func TestNothingIsLostAndNoBudgetExceeded(t *testing.T) {
 	p := planned(t)
 	t.Logf("RATEGUARD_CHAOS_SEED=%d", p.seed)
 	w := newWorld(t, p)
-	books, tight := w.system.Tenant(t), w.system.Tenant(t)
+	books, tight, ahead := w.system.Tenant(t), w.system.Tenant(t), w.system.Tenant(t)
 	w.books, w.probe = books, w.system.Tenant(t)
 	w.budget(w.probe, "large", adminclient.PutBudget{USD: "1000", Period: "total"})
 	// One workspace whose budget never binds, so that its books are full; one whose budgets bind all the time.
 	w.budget(books, "large", adminclient.PutBudget{USD: "1000", Period: "total"})
 	w.budget(tight, "hourly", adminclient.PutBudget{USD: "0.05", Period: "hour"})
 	w.budget(tight, "mine", adminclient.PutBudget{USD: "0.3", Period: "total", Scope: "key"})
-	for _, tenant := range []*harness.Tenant{books, tight, w.probe} {
+	// And one whose budget is reserved in advance until it comes close to its limit.
+	w.budget(ahead, "hourly", leased(1))
+	for _, tenant := range []*harness.Tenant{books, tight, ahead, w.probe} {
 		w.awaitBudget(tenant)
 	}
 	targets := make([]harness.Endpoints, len(w.proxies))
@@ -102,25 +104,36 @@ func TestNothingIsLostAndNoBudgetExceeded(t *testing.T) {
 		}
 		return time.Duration(1 + impatience.IntN(int(150*time.Millisecond)))
 	})
-	press := w.press(tight)
-	w.rage(tight)
-	press()
+	stops := []func(){w.press(tight), w.press(ahead)}
+	w.rage(tight, ahead)
+	for _, stop := range stops {
+		stop()
+	}
 	sent := load.Stop()
 	w.settle()
 	c := harness.NewCount(t, w.system, books, sent)
 	if c.Whole < len(sent)/10 {
 		t.Errorf("%d of %d requests were answered whole", c.Whole, len(sent))
 	}
-	for _, tenant := range []*harness.Tenant{books, tight} {
+	for _, tenant := range []*harness.Tenant{books, tight, ahead} {
 		a := w.system.ReadAdmissions(t, tenant.ID)
-		t.Logf("%d admissions in the epochs %v", a.Check(), a.Epochs())
+		t.Logf("%d admissions in the epochs %v, %d of them by leases", a.Check(), a.Epochs(), a.Leased())
+		if tenant == ahead && a.Leased() == 0 {
+			t.Error("no lease was used")
+		}
 	}
 	w.system.AwaitBalance(t, books, "large")
 	w.system.AwaitBalance(t, tight, "hourly")
+	w.system.AwaitBalance(t, ahead, "hourly")
 	slices.Sort(w.closed)
 	if n := len(w.closed); n > 0 {
 		t.Logf("FIGURE closed after a loss of Redis: %d times, median %s, p99 %s, longest %s", n, w.closed[n/2], w.closed[n*99/100], w.closed[n-1])
 	}
+}
+
+// leased is a budget of so many halves of a dollar, 250 calls each.
+func leased(halves int) adminclient.PutBudget {
+	return adminclient.PutBudget{USD: fmt.Sprintf("%d.%d", halves/2, 5*(halves%2)), Period: "hour", Mode: "leased", LeasePercent: 50}
 }
 
 func newWorld(t *testing.T, p plan) *world {
@@ -248,7 +261,7 @@ func pause(t *testing.T, d time.Duration) {
 }
 
 // rage lets one thing fail after the other until the time is over.
-func (w *world) rage(tight *harness.Tenant) {
+func (w *world) rage(tight, ahead *harness.Tenant) {
 	events := []struct {
 		name string
 		do   func()
@@ -270,6 +283,7 @@ func (w *world) rage(tight *harness.Tenant) {
 		w.t.Logf("%s: %s", time.Since(started).Round(time.Millisecond), e.name)
 		e.do()
 		w.budget(tight, "hourly", adminclient.PutBudget{USD: fmt.Sprintf("0.%03d", 50+20*n), Period: "hour"})
+		w.budget(ahead, "hourly", leased(n+1))
 		pause(w.t, w.plan.between)
 	}
 }

@@ -264,6 +264,16 @@ func (a *Admissions) Posted(budget string) (posted int64, open int) {
 	return posted, open
 }
 
+// Leased returns how many requests were admitted by a lease.
+func (a *Admissions) Leased() (n int) {
+	for _, o := range a.opened {
+		if o.GetLeaseId() != "" {
+			n++
+		}
+	}
+	return n
+}
+
 // Epochs returns the epochs under which something was admitted, ascending.
 func (a *Admissions) Epochs() []uint64 {
 	all := map[uint64]bool{}
