@@ -8,6 +8,7 @@ import (
 	"github.com/rateguard/rateguard/proxy/epoch"
 	"github.com/rateguard/rateguard/proxy/lua"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/money"
 )
 
 const (
@@ -168,7 +169,7 @@ func (p *pool) ask(t claim, nano int64, horizon time.Duration, percent int32) lu
 		}
 	}
 	need := p.rate * float64(horizon.Microseconds())
-	want := int64(need) - left
+	want := min(int64(need)-left, int64(money.MaxCall)) // consumers take no larger amount for one that is meant
 	if p.asking || t.now.Before(p.again) || float64(left) > leaseLow*need || want < leaseRequests*nano {
 		return lua.LeaseAsk{}
 	}

@@ -80,12 +80,12 @@ func (f *folding) open(o *rateguardv1.ReservationOpened) {
 	if !TakesOpening(f.state, f.event.GetProducerId(), o.GetReservationId()) {
 		return
 	}
-	charged := f.uncharge(o)
+	charged, over := f.uncharge(o)
 	open := func(sums *rateguardv1.Sums, hold *rateguardv1.Hold) {
 		sums.Opened++
 		reserved := held(o.BoundNanoUsd, hold)
-		if hold != nil && o.GetLeaseId() != "" {
-			reserved = charged
+		if hold != nil && o.GetLeaseId() != "" && !over {
+			reserved = 0
 		}
 		sums.ReservedNanoUsd = f.add(sums.GetReservedNanoUsd(), reserved)
 		sums.PostedNanoUsd = f.add(sums.GetPostedNanoUsd(), -charged)
@@ -96,22 +96,22 @@ func (f *folding) open(o *rateguardv1.ReservationOpened) {
 	f.eachHold(o.GetSubject(), o.GetHolds(), open)
 }
 
-// uncharge takes what a reservation takes from its lease off what the closing of the lease's producer has charged for it, and returns it: 0
-// where no closing has.
-func (f *folding) uncharge(o *rateguardv1.ReservationOpened) int64 {
+// uncharge takes what a reservation takes from its lease off what the closing of the lease's producer has charged for it, and returns that. Over says that the closing has
+// ended the lease, so that no sum has the amount as reserved any more.
+func (f *folding) uncharge(o *rateguardv1.ReservationOpened) (charged int64, over bool) {
 	if o.GetLeaseId() == "" || len(o.GetHolds()) == 0 {
-		return 0
+		return 0, false
 	}
 	p := Producer(f.state, f.event.GetProducerId())
-	i, ended := findEnd(p, o.GetLeaseId())
-	if !ended {
-		return 0
+	i, over := findEnd(p, o.GetLeaseId())
+	if !over {
+		return 0, false
 	}
 	end := p.GetClosedEnds()[i]
-	taken := min(o.GetHolds()[0].GetAmountNanoUsd(), end.GetCostNanoUsd())
-	left := end.GetCostNanoUsd() - taken
+	charged = min(o.GetHolds()[0].GetAmountNanoUsd(), end.GetCostNanoUsd())
+	left := end.GetCostNanoUsd() - charged
 	end.CostNanoUsd = &left
-	return taken
+	return charged, true
 }
 
 // end applies a first end, unless its producer was closed and the closing ended the reservation already.

@@ -83,6 +83,10 @@ func TestLeases(t *testing.T) {
 			[]*rateguardv1.Event{closed(1, "p", 0, rest("l", 0, 100)), leased("p", 1, "l", 100), taken("p", 2, "r1", "l", 30), settled("p", 3, "r1", 30, 20)},
 			&rateguardv1.Sums{PostedNanoUsd: 90, Opened: 1, Ended: 2, Estimated: 1}, &rateguardv1.Sums{PostedNanoUsd: 90, Opened: 1, Ended: 1, Estimated: 1}, "",
 		},
+		"an opening that fills a hole behind all of that is reserved until it ends": {
+			[]*rateguardv1.Event{leased("p", 1, "l", 100), closed(1, "p", 1, rest("l", 100, 100)), leaseEnded("p", 3, "l", 70), taken("p", 2, "r1", "l", 30)},
+			&rateguardv1.Sums{ReservedNanoUsd: 30, Opened: 2, Ended: 1, Corrected: 1}, nil, "sequence_hole",
+		},
 		"repeats change nothing": {
 			[]*rateguardv1.Event{
 				leased("p", 1, "l", 100), taken("p", 2, "r1", "l", 30), leased("p", 1, "l", 100), taken("p", 2, "r1", "l", 30), leaseEnded("p", 3, "l", 70), leaseEnded("p", 3, "l", 70),

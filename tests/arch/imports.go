@@ -40,6 +40,7 @@ var Siblings = map[string]string{
 	"schemas/budget schemas/money":                "a budget is an amount of money",
 	"proxy/ratelimit proxy/lua":                   "limits are decided by scripts",
 	"proxy/ratelimit proxy/budget":                "limits and budgets are decided by one call",
+	"proxy/budget proxy/epoch":                    "nothing is taken from a lease of an epoch that was given up",
 	"proxy/budget proxy/lua":                      "budgets are reserved by the same script",
 	"proxy/epoch proxy/lua":                       "where budgets stand is said by a script",
 	"schemas/price schemas/gen/rateguard/v1":      "everything speaks the generated events",

@@ -179,8 +179,8 @@ func (c *chaos) openOne(l *life, ws string) string {
 
 func (c *chaos) lease(l *life, ws string) {
 	c.ids++
-	id, e := fmt.Sprintf("l%d", c.ids), (*rateguardv1.Event)(nil)
-	e = l.opening(ws, id, 5*amount)
+	id := fmt.Sprintf("l%d", c.ids)
+	e := l.opening(ws, id, 5*amount)
 	e.GetReservationOpened().Lease, e.GetReservationOpened().BoundNanoUsd = true, nil
 	l.send(e)
 	l.leases[ws][id] = 5 * amount
