@@ -38,6 +38,7 @@ var Siblings = map[string]string{
 	"schemas/spend schemas/fold":                  "a fold leaves notes",
 	"schemas/budget schemas/gen/rateguard/v1":     "everything speaks the generated events",
 	"schemas/budget schemas/money":                "a budget is an amount of money",
+	"schemas/budget schemas/limit":                "budgets are leased by the modes of limits",
 	"proxy/ratelimit proxy/lua":                   "limits are decided by scripts",
 	"proxy/ratelimit proxy/budget":                "limits and budgets are decided by one call",
 	"proxy/budget proxy/epoch":                    "nothing is taken from a lease of an epoch that was given up",
