@@ -8,4 +8,5 @@ const (
 	most  = 10_000
 	near  = 2_000
 	ways  = 20
+	calls = 300
 )

@@ -2,10 +2,12 @@
 
 package explore_test
 
-// How many states of a configuration are explored at most, how many of a large one, and how many ways are gone at random.
+// How many states of a configuration are explored at most, how many of a large one, how many ways are gone at random, and how many calls
+// run on a real server too.
 const (
 	raced = false
 	most  = 1_000_000
 	near  = 100_000
 	ways  = 400
+	calls = 2_000
 )

@@ -176,7 +176,7 @@ func TestScriptsInAnyOrderOnRealRedis(t *testing.T) {
 		}
 		return out
 	}
-	for range 2000 {
+	for range calls {
 		admissions := lua.NewAdmissions(b, prometheus.NewRegistry()) // without what it knew of the store
 		req := &lua.Request{Workspace: workspace, Reservation: id(), Key: "key", PolicyVersion: r.Uint64N(3), Producer: producer(), Epoch: r.Uint64N(4), Cost: r.Int64N(500)}
 		for n := range r.IntN(3) {
