@@ -51,17 +51,16 @@ type Leases struct {
 
 	// trip is the round trip to Redis in ns: the longest of late.
 	trip atomic.Int64
-	// stopped: no further lease is asked for.
-	stopped atomic.Bool
-	asks    sync.WaitGroup
+	asks sync.WaitGroup
 
 	// poolsMu guards pools, by their key. A sync.Map would make a string of each request's key.
 	poolsMu sync.RWMutex
 	pools   map[string]*pool
 
-	// mu guards open: the leases that have not ended in the log.
-	mu   sync.Mutex
-	open map[*lease]*pool
+	// mu guards open and stopped: the leases that have not ended in the log, and whether no further one is asked for.
+	mu      sync.Mutex
+	open    map[*lease]*pool
+	stopped bool
 }
 
 // LeaseOptions are what leases need.
@@ -133,16 +132,16 @@ func (s *Leases) newPool(key string) *pool {
 // take takes what the call holds from a lease, and reports whether it could. Where it could not, the request may carry an ask for one.
 func (s *Leases) take(c *call.Call, h *Held, r *lua.Request) bool {
 	nano, now := int64(c.Quote.Bound), time.Now()
+	least, known := s.epochs.Least(r.Workspace)
 	p := s.pool(r)
 	if p == nil {
 		return false
 	}
 	p.demand(nano, now)
-	least, known := s.epochs.Least(r.Workspace)
 	of := claim{rules: h.compiled, epoch: least, now: now}
 	l := p.take(of, nano)
 	var ask lua.LeaseAsk
-	if known && !s.stopped.Load() {
+	if known {
 		ask = p.ask(of, nano, s.horizon(), h.percent())
 	}
 	p.mu.Unlock()
@@ -169,17 +168,23 @@ func (s *Leases) refill(c *call.Call, p *pool, compiled *rules, of *lua.Request,
 	for i := range r.Holds {
 		r.Holds[i].Amount = 0
 	}
-	holds, ctx := make([]*rateguardv1.Hold, len(c.Holds)), context.WithoutCancel(c.Request.Context())
+	holds := make([]*rateguardv1.Hold, len(c.Holds))
 	for i, h := range c.Holds { // the call goes on with its own
 		holds[i] = proto.CloneOf(h)
 	}
+	ctx := context.WithoutCancel(c.Request.Context())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return // and the pool stays asking: nobody asks any more
+	}
 	s.asks.Go(func() {
-		var known bool
-		if r.Epoch, known = s.epochs.Least(r.Workspace); !known {
-			s.answered(p, compiled, r, holds, now, nil, lua.ErrNoEpoch)
-			return
+		var d lua.Decision
+		err := lua.ErrNoEpoch
+		least, known := s.epochs.Least(r.Workspace)
+		if r.Epoch = least; known {
+			d, err = s.store.Admit(ctx, r)
 		}
-		d, err := s.store.Admit(ctx, r)
 		if err != nil && lua.MayHaveRun(err) {
 			s.cancel(r)
 		}
@@ -201,7 +206,7 @@ func (s *Leases) answered(p *pool, compiled *rules, r *lua.Request, holds []*rat
 		s.trip.Store(max(trip, (7*s.trip.Load()+trip)/8))
 		r.Lease = lua.LeaseAsk{} // from here on it is nothing of the request's
 		if d.LeaseNano > 0 {
-			l = s.begin(p, compiled, r, holds, sent, ask, d)
+			l = s.begin(compiled, r, holds, sent, ask, d)
 		}
 	}
 	p.mu.Lock()
@@ -211,11 +216,15 @@ func (s *Leases) answered(p *pool, compiled *rules, r *lua.Request, holds []*rat
 		p.again = time.Now().Add(leasePause)
 		return
 	}
+	// The pool first: who sweeps would end what lies idle, before anybody could take from it.
 	p.leases = append(p.leases, l)
+	s.mu.Lock()
+	s.open[l] = p
+	s.mu.Unlock()
 }
 
 // begin writes a lease into the log; nil: it could not, and is cancelled.
-func (s *Leases) begin(p *pool, compiled *rules, r *lua.Request, holds []*rateguardv1.Hold, sent time.Time, ask lua.LeaseAsk, d *lua.Decision) *lease {
+func (s *Leases) begin(compiled *rules, r *lua.Request, holds []*rateguardv1.Hold, sent time.Time, ask lua.LeaseAsk, d *lua.Decision) *lease {
 	l := &lease{
 		id: ask.ID, workspace: r.Workspace, epoch: d.Epoch, rules: compiled, nano: d.LeaseNano, left: d.LeaseNano,
 		held: make([]lua.Held, len(d.Held)), nowUS: d.NowUS, received: d.Received, until: sent.Add(leaseTTL),
@@ -245,9 +254,6 @@ func (s *Leases) begin(p *pool, compiled *rules, r *lua.Request, holds []*rategu
 		return nil
 	}
 	s.met.granted.Add(float64(l.nano))
-	s.mu.Lock()
-	s.open[l] = p
-	s.mu.Unlock()
 	return l
 }
 
@@ -266,7 +272,9 @@ func (s *Leases) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			s.stopped.Store(true)
+			s.mu.Lock()
+			s.stopped = true
+			s.mu.Unlock()
 			s.asks.Wait()
 			for l := range s.all() {
 				if err := s.end(l); err != nil {
@@ -287,8 +295,8 @@ func (s *Leases) Run(ctx context.Context) error {
 // sweep ends the leases from which nothing can be taken any more, and those that lie idle.
 func (s *Leases) sweep(now time.Time) {
 	for l, p := range s.all() {
-		p.mu.Lock()
 		least, _ := s.epochs.Least(l.workspace)
+		p.mu.Lock()
 		over := !now.Before(l.until) || l.epoch < least || l.left == 0 || now.Sub(p.used) >= leaseIdle
 		if over {
 			p.drop(l)
