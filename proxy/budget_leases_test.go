@@ -1,6 +1,9 @@
 package proxy_test
 
 import (
+	"context"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -10,6 +13,7 @@ import (
 	"github.com/rateguard/rateguard/proxy/epoch"
 	"github.com/rateguard/rateguard/proxy/internal/redistest"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/keyspace"
 	"github.com/rateguard/rateguard/schemas/limit"
 	"github.com/rateguard/rateguard/schemas/spend"
 )
@@ -257,3 +261,142 @@ func TestANewPolicyEndsLeases(t *testing.T) {
 	r.log.atRest(t, "a")
 	r.log.leases(t)
 }
+
+// A request that goes on for long does not keep the lease that it took from.
+func TestALeaseEndsBeforeItsRequests(t *testing.T) {
+	t.Parallel()
+	goOn := make(chan struct{})
+	var slow atomic.Bool
+	r, _ := budgeted(t, func(w http.ResponseWriter, req *http.Request) {
+		if slow.CompareAndSwap(true, false) {
+			<-goOn
+		}
+		answerJSON(smallAnswer)(w, req)
+	}, rigConfig{budgets: []*rateguardv1.Budget{inAdvance(hard("a", 1000*usd), 5)}})
+	r.crowd(t, 600)
+	slow.Store(true)
+	var all sync.WaitGroup
+	all.Go(func() { r.crowd(t, 300) })
+	eventually(t, func() bool {
+		s := sums(r.log.folded(t), "a")
+		return s.GetOpened() == s.GetEnded()+1 && s.GetReservedNanoUsd() == r.log.opened()[0].GetBoundNanoUsd()
+	}, "nothing but the slow request to hold something")
+	close(goOn)
+	all.Wait()
+	r.log.atRest(t, "a")
+	r.log.leases(t)
+}
+
+// Under a soft budget a call whose cost has no bound reserves nothing, and is a grant all the same, with a number of its own.
+func TestUnboundedCallsAreNumbered(t *testing.T) {
+	t.Parallel()
+	r, store := budgeted(t, answerJSON(chatAnswer), rigConfig{budgets: []*rateguardv1.Budget{soft("b", usd)}})
+	r.chat(t)
+	for range 3 {
+		r.post(t, "/v1/chat/completions", `{"model":"no-such-model","max_tokens":1,"messages":[{"role":"user","content":"x"}]}`)
+	}
+	for i, o := range r.log.opened() {
+		if o.GetOp() != uint64(i+1) || len(o.GetHolds()) != 1 {
+			t.Errorf("opening %d: %v", i, o)
+		}
+	}
+	if n := len(r.log.opened()); n != 4 {
+		t.Errorf("%d openings", n)
+	}
+	if _, reserved := balance(t, store, "b", ""); reserved != 0 {
+		t.Errorf("%d reserved", reserved)
+	}
+}
+
+// A soft budget is served although Redis did not answer in time. What it did all the same is taken back: the request's own entry, and a lease that was asked for with it.
+func TestWhatIsServedWithoutAnAnswerLeavesNothingInRedis(t *testing.T) {
+	t.Parallel()
+	store := redistest.Start(t)
+	install(t, store.URL(), 1)
+	line := newLine(t, store.Addr)
+	b := inAdvance(soft("b", 1000*usd), 20)
+	r := newRig(t, rigConfig{upstream: upstreamFunc(t, answerJSON(smallAnswer)), redis: "redis://" + line.addr, budgets: []*rateguardv1.Budget{b}})
+	line.cut.Store(true)
+	eventually(t, func() bool {
+		r.crowd(t, 40)
+		return line.lost.Load() > 0
+	}, "an answer about a request and its lease to be lost")
+	line.cut.Store(false)
+	local := 0
+	opened := map[string]bool{}
+	for _, o := range r.log.opened() {
+		opened[o.GetReservationId()] = true
+		if o.GetEpoch() == 0 {
+			local++
+		}
+	}
+	if local == 0 {
+		t.Fatal("nothing was served without Redis")
+	}
+	eventually(t, func() bool {
+		for field, text := range store.Client().HGetAll(t.Context(), keyspace.State(workspace)).Val() {
+			if field[0] == 'e' && text[:1] == "l" && !opened[field[1:]] {
+				return false
+			}
+		}
+		return true
+	}, "leases that nobody knows to be taken back")
+}
+
+// line leads to a Redis. While it is cut, the answer to a request that asks for a lease is lost, and the connection with it.
+type line struct {
+	addr string
+	cut  atomic.Bool
+	lost atomic.Int64
+}
+
+func newLine(t *testing.T, to string) *line {
+	t.Helper()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	l := &line{addr: listener.Addr().String()}
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := new(net.Dialer).DialContext(context.WithoutCancel(t.Context()), "tcp", to)
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			go l.join(client, server)
+		}
+	}()
+	return l
+}
+
+// join passes on what comes from both ends.
+func (l *line) join(client, server net.Conn) {
+	var losing atomic.Bool
+	go func() {
+		_, _ = io.Copy(writer(func(b []byte) (int, error) {
+			if losing.Load() {
+				l.lost.Add(1)
+				return 0, net.ErrClosed
+			}
+			return client.Write(b)
+		}), server)
+		_ = client.Close()
+	}()
+	_, _ = io.Copy(writer(func(b []byte) (int, error) {
+		if l.cut.Load() && strings.Contains(string(b), "/lease") && strings.Contains(string(b), "/1\r\n") {
+			losing.Store(true)
+		}
+		return server.Write(b)
+	}), client)
+	_ = server.Close()
+}
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(b []byte) (int, error) { return w(b) }

@@ -62,7 +62,7 @@ func NewHandler(c HandlerConfig) (h http.Handler, background []func(context.Cont
 			Cancel: func(r *lua.Request) { limits.Amends.Add(lua.Cancel, r, 0) },
 		})
 		limits.Store, limits.Policies = admissions, &policies{view: c.View, store: c.Store}
-		limits.Amends = ratelimit.NewAmends(admissions, c.Slog, reg)
+		limits.Amends = ratelimit.NewAmends(admissions, installs.Ask, c.Slog, reg)
 		limits.Leases = ratelimit.NewLeases(ratelimit.LeaseConfig{
 			Holder: call.NewID(time.Now()), Store: admissions, Log: c.Slog, Metrics: reg,
 		})

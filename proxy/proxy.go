@@ -97,7 +97,7 @@ func (s *Server) build(key [secret.KeySize]byte, reg prometheus.Registerer) erro
 	s.installs = epoch.NewInstalls(s.gate, lua.NewWants(store.Client()), lua.NewBalances(store), s.log)
 	admissions := lua.NewAdmissions(store, reg)
 	admissions.Obey(s.gate.Least)
-	s.amends = ratelimit.NewAmends(admissions, s.log, reg)
+	s.amends = ratelimit.NewAmends(admissions, s.installs.Ask, s.log, reg)
 	s.leases = ratelimit.NewLeases(ratelimit.LeaseConfig{Holder: s.spool.ProducerID(), Store: admissions, Log: s.log, Metrics: reg})
 	view := policy.NewView(key, s.log)
 	s.view = view

@@ -76,12 +76,12 @@ func (h *Held) percent() int32 {
 	return least
 }
 
-// Opened says that the reservation stands in the log, or that it never will: what was taken from a lease goes back to it.
-func (h *Held) Opened(opened bool) { h.share.done(opened) }
+// GiveBack gives back what was taken from a lease and is not opened.
+func (h *Held) GiveBack() { h.share.Opened(false) }
 
 // Reset forgets everything but its room. What was taken from a lease goes back to it.
 func (h *Held) Reset() {
-	h.share.done(false)
+	h.share.Opened(false)
 	clear(h.rules)
 	*h = Held{rules: h.rules[:0], subjects: h.subjects[:0]}
 }

@@ -23,6 +23,8 @@ const (
 	leaseLow = 0.4
 	// leasePause is how long nothing is asked for after an ask that got nothing.
 	leasePause = 100 * time.Millisecond
+	// askFor is how long an ask is taken to be under way at most: whoever made it may have ended in a panic.
+	askFor = 2 * time.Second
 	// leaseIdle is how long a lease may lie unused.
 	leaseIdle = 200 * time.Millisecond
 	// demandWindow is how long demand is measured at least.
@@ -59,6 +61,8 @@ type lease struct {
 	ended bool
 	// opened is what stands as taken in the log.
 	opened atomic.Int64
+	// warned says that its end could not be appended, and that this was said.
+	warned bool
 }
 
 // claim is what a request brings to a lease: the policy that it is decided by, the least epoch that may be used, and when.
@@ -97,8 +101,8 @@ func (s *share) Open(do func() error) error {
 	return nil
 }
 
-// done says that the share was opened, or is put back because it was not.
-func (s *share) done(opened bool) {
+// Opened says that the share was opened, or is put back because it was not.
+func (s *share) Opened(opened bool) {
 	if s.lease == nil {
 		return
 	}
@@ -118,8 +122,8 @@ type pool struct {
 	// gone says that the table has forgotten it.
 	gone   bool
 	leases []*lease
-	// asking says that a call is under way; another one begins not before again.
-	asking bool
+	// asking is until when a call is taken to be under way; another one begins not before again.
+	asking time.Time
 	again  time.Time
 
 	// rate is the demand in nano-USD a µs, measured by the amounts since from.
@@ -170,9 +174,9 @@ func (p *pool) ask(t claim, nano int64, horizon time.Duration, percent int32) lu
 	}
 	need := p.rate * float64(horizon.Microseconds())
 	want := min(int64(need)-left, int64(money.MaxCall)) // consumers take no larger amount for one that is meant
-	if p.asking || t.now.Before(p.again) || float64(left) > leaseLow*need || want < leaseRequests*nano {
+	if t.now.Before(p.asking) || t.now.Before(p.again) || float64(left) > leaseLow*need || want < leaseRequests*nano {
 		return lua.LeaseAsk{}
 	}
-	p.asking = true
+	p.asking = t.now.Add(askFor)
 	return lua.LeaseAsk{ID: leaseID(t.now), Want: want, Least: leaseRequests * nano, Percent: percent}
 }

@@ -90,7 +90,7 @@ const leaseSuffix = "/lease"
 func leaseID(now time.Time) string { return call.NewID(now) + leaseSuffix }
 
 func (s *Leases) horizon() time.Duration {
-	return max(leaseHorizon, leaseTrips*time.Duration(s.trip.Load()))
+	return min(leaseTTL/2, max(leaseHorizon, leaseTrips*time.Duration(s.trip.Load())))
 }
 
 // pool returns the pool of the request's balances with its mutex held; nil: there are too many.
@@ -209,18 +209,32 @@ func (s *Leases) answered(p *pool, compiled *rules, r *lua.Request, holds []*rat
 			l = s.begin(compiled, r, holds, sent, ask, d)
 		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.asking = false
-	if l == nil {
-		p.again = time.Now().Add(leasePause)
+	if s.offer(p, l) {
 		return
 	}
-	// The pool first: who sweeps would end what lies idle, before anybody could take from it.
-	p.leases = append(p.leases, l)
+	if err := s.end(l); err != nil {
+		s.slog.Warn("a lease of budgets is not ended in the log; who closes this process does it", slog.String("workspace", l.workspace), slog.Any("error", err))
+	}
+}
+
+// offer lets requests take from a lease; nil: there is none. It returns false where this process stops, and the lease has to end.
+func (s *Leases) offer(p *pool, l *lease) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asking = time.Time{}
+	if l == nil {
+		p.again = time.Now().Add(leasePause)
+		return true
+	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return false
+	}
+	// Both at once: who sweeps would end what lies idle, before anybody could take from it.
+	p.leases = append(p.leases, l)
 	s.open[l] = p
-	s.mu.Unlock()
+	return true
 }
 
 // begin writes a lease into the log; nil: it could not, and is cancelled.
@@ -306,8 +320,9 @@ func (s *Leases) sweep(now time.Time) {
 		if !over {
 			continue
 		}
-		if err := s.end(l); err != nil {
-			s.slog.Debug("ending a lease of budgets, trying on", slog.String("workspace", l.workspace), slog.Any("error", err))
+		if err := s.end(l); err != nil && !l.warned {
+			l.warned = true
+			s.slog.Warn("ending a lease of budgets, trying on", slog.String("workspace", l.workspace), slog.Any("error", err))
 		}
 	}
 }
@@ -366,7 +381,7 @@ func (s *Leases) forget(now time.Time) {
 	defer s.poolsMu.Unlock()
 	for key, p := range s.pools {
 		p.mu.Lock()
-		if len(p.leases) == 0 && !p.asking && now.Sub(p.used) > forgetPools {
+		if len(p.leases) == 0 && now.After(p.asking) && now.Sub(p.used) > forgetPools {
 			p.gone = true
 			delete(s.pools, key)
 		}

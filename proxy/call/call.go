@@ -92,6 +92,8 @@ type Lease interface {
 	ID() string
 	// Open calls do, which appends the opening of a reservation that is taken from it, or returns an error where it has ended.
 	Open(do func() error) error
+	// Opened says that the opening stands in the log, or that it never will: what was taken goes back then. Repeats do nothing.
+	Opened(opened bool)
 }
 
 // Grant is what a call holds of the limits of its workspace.

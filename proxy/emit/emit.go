@@ -94,6 +94,9 @@ func (e *Emitter) Open(c *call.Call) error {
 	if err == nil {
 		c.LogGeneration, c.Opened, err = e.appendOpen(c.Workspace.ID, c.Epoch, c.Lease, record)
 	}
+	if c.Lease != nil {
+		c.Lease.Opened(c.Opened) // at once: the lease can end while the request goes on
+	}
 	if err != nil {
 		e.metrics.refused.Inc()
 		c.Result.Kind = rateguardv1.OutcomeKind_OUTCOME_KIND_VOIDED

@@ -64,7 +64,7 @@ type Request struct {
 	Holds    []Hold
 	Producer string
 	Epoch    uint64
-	// Lease is what the caller would like to hold on top; its zero value asks for none. Where all holds have the amount 0, it is all that is asked for.
+	// Lease is what the caller would like to hold on top; its zero value asks for none. With it, where all holds have the amount 0, it is all that is asked for.
 	Lease LeaseAsk
 	// Cost is what it cost, in nano-USD, for Settle.
 	Cost int64

@@ -12,7 +12,7 @@
 -- ARGV[7]  number of budgets. Where there are some, they begin with ARGV[8] the id of the reservation, ARGV[9] that of the caller's producer, ARGV[10] the least
 --          epoch that it may use, ARGV[11] how many reservations may stand here at once, and ARGV[12…15] the lease that the caller would like on top: its
 --          id, empty for none, how much, the least that helps, and the percentage of a limit that all leases together may hold. Then for each: name of
---          the balance without its period, limit, amount (0 in all where the caller only wants a lease), 1 if it is hard, starts of this period as the
+--          the balance without its period, limit, amount (with a lease, 0 in all: it is all that the caller wants), 1 if it is hard, starts of this period as the
 --          caller sees it and of the two behind it
 -- ARGV[…]  the limits, see limits()
 -- returns  {1, now, identity, life, and for each limit: used, remaining, reset µs, delay µs}   admitted; identity and life are empty where they are as known;
@@ -248,7 +248,7 @@ for i = 1, #lent do
 end
 if asked > 0 then
   local set, n, made = {}, tonumber(state[6] or 0), op
-  if admitted and budgets[1].amount > 0 then
+  if admitted and (budgets[1].amount > 0 or ARGV[12] == '') then
     local entry = 'o 0 ' .. ARGV[9]
     for i = 1, #budgets do
       local b = budgets[i]

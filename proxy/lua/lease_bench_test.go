@@ -36,7 +36,7 @@ func BenchmarkDecision(b *testing.B) {
 				served := 0
 				step := ratelimit.New(ratelimit.Options{
 					Budgets: budget.New(budget.Options{Metrics: prometheus.NewRegistry()}),
-					Store:   store, Amends: ratelimit.NewAmends(store, log, reg), Leases: leases, Proxies: func() int { return 1 }, Log: log, Metrics: reg,
+					Store:   store, Amends: ratelimit.NewAmends(store, func(string) {}, log, reg), Leases: leases, Proxies: func() int { return 1 }, Log: log, Metrics: reg,
 				}, call.HandlerFunc(func(*call.Call) error {
 					served++
 					return nil

@@ -189,7 +189,7 @@ func (w *world) start() *simProxy {
 	p.leases = ratelimit.NewLeases(ratelimit.LeaseConfig{
 		Holder: p.name, Store: store, Log: log, Metrics: reg, Now: func() time.Time { return w.now }, Spawn: w.spawn,
 	})
-	p.amends = ratelimit.NewAmends(store, log, reg)
+	p.amends = ratelimit.NewAmends(store, func(string) {}, log, reg)
 	p.step = ratelimit.New(ratelimit.Options{
 		Budgets: budget.New(budget.Options{Metrics: prometheus.NewRegistry()}),
 		Store:   store, Policies: p, Amends: p.amends, Leases: p.leases, Proxies: func() int { return len(w.proxies) }, Log: log, Metrics: reg,

@@ -67,8 +67,8 @@ for _ = 1, count do
     else
       gone = gone - 1
     end
-    local now, _, _, all = reservation(text)
-    hold(now, all, 1)
+    local as, _, _, all = reservation(text)
+    hold(as, all, 1)
     redis.call('HSET', key, id, text)
   end
   a = a + 2

@@ -3,6 +3,7 @@ package lua
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -53,11 +54,16 @@ func (a *Admissions) Settle(ctx context.Context, workspace, reservation string, 
 		}
 	}
 	q.begin(b)
+	b.err = errUnsettled // for those who wait, where this ends in a panic
+	defer func() {
+		close(b.done)
+		q.end()
+	}()
 	b.err = a.settleAll(ctx, workspace, b.args)
-	close(b.done)
-	q.end()
 	return b.err
 }
+
+var errUnsettled = errors.New("settling: the call came to no end")
 
 func (a *Admissions) settleAll(ctx context.Context, workspace string, ends []any) error {
 	_, err := a.store.Eval(ctx, a.settle, []string{keyspace.State(workspace)}, func(Times) []any { return ends })

@@ -28,6 +28,7 @@ const (
 // what may have been admitted without anybody waiting for it is cancelled. Each has one effect, by its reservation's id.
 type Amends struct {
 	store   Store
+	ask     func(workspace string)
 	log     *slog.Logger
 	waiting prometheus.Gauge
 	lost    prometheus.Counter
@@ -47,10 +48,10 @@ type amend struct {
 	since   time.Time
 }
 
-// NewAmends returns an empty queue; Run works on it.
-func NewAmends(store Store, log *slog.Logger, reg prometheus.Registerer) *Amends {
+// NewAmends returns an empty queue; Run works on it. Ask asks for the budgets of a workspace to be read from the log.
+func NewAmends(store Store, ask func(workspace string), log *slog.Logger, reg prometheus.Registerer) *Amends {
 	a := &Amends{
-		store: store, log: log, wake: make(chan struct{}, 1), sums: map[string]*amend{},
+		store: store, ask: ask, log: log, wake: make(chan struct{}, 1), sums: map[string]*amend{},
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "rateguard_proxy_limits_amends_waiting", Help: "Changes of limits that wait for the store.",
 		}),
@@ -155,6 +156,7 @@ func (a *Amends) work(ctx context.Context) bool {
 		if err := a.store.Adjust(ctx, next.how, &next.request, next.atUS); err != nil {
 			if errors.Is(err, lua.ErrNoEpoch) {
 				closed[next.request.Workspace] = true
+				a.ask(next.request.Workspace)
 				later = append(later, next)
 				a.drop()
 				continue

@@ -38,7 +38,8 @@ func (s *store) Adjust(_ context.Context, _ lua.Adjustment, r *lua.Request, _ in
 func TestACancellationThatWaitsHoldsUpNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &store{closed: map[string]bool{"closed": true}}
-		a := ratelimit.NewAmends(s, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+		asked := map[string]bool{}
+		a := ratelimit.NewAmends(s, func(ws string) { asked[ws] = true }, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 		for _, r := range []string{"closed", "closed", "other", "closed"} {
 			a.Add(lua.Cancel, &lua.Request{Workspace: r, Reservation: r, Holds: []lua.Hold{{Amount: 1}}}, 0)
 		}
@@ -62,6 +63,9 @@ func TestACancellationThatWaitsHoldsUpNoOther(t *testing.T) {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
+		}
+		if !asked["closed"] || len(asked) != 1 {
+			t.Errorf("asked for the budgets of %v", asked)
 		}
 	})
 }

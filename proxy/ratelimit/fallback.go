@@ -71,8 +71,15 @@ func (s *RateLimit) without(c *call.Call, g *grant, cause error) (time.Duration,
 	} else if g.held.Any() {
 		s.budgets.Locally(c, &g.held, d.NowUS)
 	}
+	charge := g.request
+	if lua.MayHaveRun(cause) && len(charge.Holds) > 0 {
+		// What Redis may hold for it, and the lease that it may have asked for, are in no log. With them goes what it may have taken of limits, which is charged by
+		// another name: that of the request stands for what was cancelled.
+		s.amends.Add(lua.Cancel, &g.request, 0)
+		charge.Reservation += "/local"
+	}
 	if len(g.rules) > 0 {
-		s.amends.Add(lua.Charge, &g.request, d.NowUS)
+		s.amends.Add(lua.Charge, &charge, d.NowUS)
 	}
 	return 0, nil
 }

@@ -20,6 +20,8 @@ type taken struct {
 	generation uint64
 	sinceUS    int64
 	low        bool
+	// back says that what was spent of the lease went back to it.
+	back bool
 	// offsetUS is our clock less the store's when it last spoke of the lease's bucket.
 	offsetUS int64
 }
@@ -64,7 +66,9 @@ func (g *grant) free() {
 // what was not used, and takes what was used above; budgets post its cost instead of its bound. One try: limits leak out by themselves, and budgets are
 // brought up to the log by who reads it. What is taken of budgets without a word in the log is cancelled until that is acknowledged.
 func (g *grant) Settle(c *call.Call) {
-	g.held.Opened(c.Opened)
+	if !c.Opened {
+		g.held.GiveBack()
+	}
 	if g.held.Any() && c.Opened && g.step.budgets.Settled(c) {
 		g.step.log.Warn("a request cost more than it had reserved", slog.String("workspace", c.Workspace.ID), slog.String("request_id", c.ID),
 			slog.String("model", c.Asked.Model), slog.String("bound_usd", c.Quote.Bound.String()), slog.String("cost_usd", c.Result.Cost.String()))

@@ -182,7 +182,8 @@ func (s *Leases) ask(g *grant, now time.Time) {
 func (s *Leases) putBack(g *grant) {
 	now := s.now()
 	for i := range g.rules {
-		if t, take := &g.rules[i], &g.request.Takes[i]; take.Held {
+		if t, take := &g.rules[i], &g.request.Takes[i]; take.Held && !t.back {
+			t.back = true
 			t.lease.mu.Lock()
 			t.lease.put(take.Amount, t.generation, t.sinceUS, now)
 			t.lease.mu.Unlock()

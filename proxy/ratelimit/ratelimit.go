@@ -226,7 +226,8 @@ func (s *RateLimit) collectLimits(c *call.Call, g *grant) error {
 	r := s.rules(c.Workspace)
 	g.rules, g.leased = g.rules[:0], false
 	g.request = lua.Request{
-		Workspace: c.Workspace.ID, Reservation: call.ReservationID(c), Key: c.Key.ID, PolicyVersion: c.Workspace.Version, Takes: g.request.Takes[:0],
+		Workspace: c.Workspace.ID, Reservation: call.ReservationID(c), Key: c.Key.ID, PolicyVersion: c.Workspace.Version,
+		Takes: g.request.Takes[:0], Holds: g.request.Holds[:0],
 	}
 	for i := range r.list {
 		l := &r.list[i]
