@@ -5,6 +5,9 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/topics"
 )
 
 // oldDisk makes a folder whose producer was closed by a reaper while one opening and one end lay unshipped in it,
@@ -57,6 +60,37 @@ func TestLeftoversAreEndedOnceOverACrash(t *testing.T) {
 	third := start(t, options{dir: dir, kafka: kafka, redis: rdb})
 	awaitForgotten(t, third)
 	wantLeftoversOnce(t, read(t, kafka))
+}
+
+// A reaper crashes between its two closings, and an opening surfaces behind the first one. Whoever writes the second one gives no row to what has no end: from a row
+// without a cost, that request would cost nothing.
+func TestWhatSurfacesBetweenTwoClosingsCostsItsBound(t *testing.T) {
+	kafka, rdb := startKafka(t), startRedis(t)
+	dir := filepath.Join(t.TempDir(), "a")
+	first := start(t, options{dir: dir, kafka: kafka, redis: rdb, noRebuild: true})
+	first.open("ws_1", "r1", 100)
+	first.flush()
+	reaper := start(t, options{dir: filepath.Join(t.TempDir(), "reaper"), kafka: kafka, redis: rdb, noRebuild: true})
+	bound := int64(100)
+	closed := record(t, topics.Costs, "ws_1", &rateguardv1.Event{Body: &rateguardv1.Event_ProducerClosed{ProducerClosed: &rateguardv1.ProducerClosed{
+		ProducerId: first.ProducerID(), Mark: 1, Ends: []*rateguardv1.Outcome{{
+			ReservationId: "r1/1", Revision: 1, Kind: kindExpired, Estimated: true, CostNanoUsd: &bound, BoundNanoUsd: &bound,
+			Subject: &rateguardv1.Subject{RequestId: "r1", Attempt: 1, Model: "m", OpenedAtUnixUs: 1},
+		}},
+	}}})
+	closed.Unnumbered = true
+	must(t, reaper.Append(closed))
+	reaper.flush()
+	reaper.kill()
+	first.open("ws_1", "r2", 50)
+	first.flush()
+	first.kill()
+	awaitForgotten(t, start(t, options{dir: dir, kafka: kafka, redis: rdb}))
+	b := read(t, kafka)
+	wantCost(t, b, "r1/1", cost{100, kindExpired, true})
+	wantCost(t, b, "r2/1", cost{50, kindExpired, true})
+	wantRow(t, b, "r1", 100, true)
+	wantRow(t, b, "r2", 50, true)
 }
 
 func awaitForgotten(t *testing.T, p *proxy) {

@@ -91,7 +91,8 @@ func (c *call) ends(w *workspace) []*rateguardv1.Outcome {
 	return ends
 }
 
-// rows makes a row for every forwarded request of the workspace that has none. All reservations have their ends by then.
+// rows makes a row for every forwarded request of the workspace that has none. What surfaced behind an accepted closing has no end yet, and waits for that: from a row
+// without a cost, its end would cost nothing.
 func (w *workspace) rows() []*rateguardv1.RequestRecorded {
 	var rows []*rateguardv1.RequestRecorded
 	for _, id := range sorted(w.calls) {
@@ -106,7 +107,7 @@ func (w *workspace) rows() []*rateguardv1.RequestRecorded {
 }
 
 func (c *call) missingRow(id string) *rateguardv1.RequestRecorded {
-	if c.row != nil || !c.anyOpened() {
+	if c.row != nil || !c.anyOpened() || c.anyOpen() {
 		return nil // a late end of a request whose life was complete is a correction, no request of its own
 	}
 	if c.refused != nil {
@@ -150,6 +151,15 @@ func (c *call) missingRow(id string) *rateguardv1.RequestRecorded {
 func (c *call) anyOpened() bool {
 	for _, a := range c.attempts {
 		if a.opened != nil || a.unshipped {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *call) anyOpen() bool {
+	for _, a := range c.attempts {
+		if a.end == nil && (a.opened != nil || a.unshipped) {
 			return true
 		}
 	}

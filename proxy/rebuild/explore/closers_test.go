@@ -24,7 +24,7 @@ func placesOf(at lua.Place) []lua.Place { return []lua.Place{at} }
 type closingKey struct {
 	p, held        int32
 	dead, complete bool
-	reads          [4]int32
+	reads          [6]int32
 	n              uint8
 	costs          int32
 }
@@ -45,6 +45,7 @@ func (w *world) shut(s *state, out emit) {
 			for r := p * perProducer; r < (p+1)*perProducer; r++ {
 				t.r[r].calling = false // nobody is declared lost within the deadline of a call
 			}
+			t.l[p].calling = false
 			t.p[p].status = w.status(&t, p, declaredLost)
 			t.producers = w.add(t.producers, t.p[p].status)
 			out(move{"declare-lost", p}, t)
@@ -247,6 +248,7 @@ func (w *world) missing(st *closing.State, dead bool) []int32 {
 			if e.GetId() == "" {
 				e.Id = "closing-" + e.GetProducerClosed().GetProducerId()
 			}
+			w.freeing(e)
 			if r.Topic.Name == topics.Costs.Name {
 				out = append(out, w.record(r.Workspace, e))
 				continue
@@ -293,6 +295,7 @@ func (w *world) describe(s *state) string {
 	for r := range requests {
 		fmt.Fprintf(&b, "request %d: %+v\n", r, s.r[r])
 	}
+	fmt.Fprintf(&b, "leases %+v\n", s.l)
 	fmt.Fprintf(&b, "keepers %+v, step %d, spare %d, stale %d, left %+v\n", s.k, s.step, s.spare, s.stale, s.left)
 	return b.String()
 }

@@ -116,7 +116,7 @@ func TestExploredCallsOnRealRedis(t *testing.T) {
 	t.Parallel()
 	r := startReal(t)
 	for _, c := range []config{
-		both("a crash", faults{crash: 1, late: 1}), both("a failover", faults{failover: 1}),
+		both("a crash", faults{crash: 1, late: 1}), both("a failover", faults{failover: 1}), carried(leased("a lease, taken for dead", 1, faults{zombie: 1})),
 	} {
 		w := newWorld(c)
 		if o := deep(w, most); o.violation != "" {
@@ -168,6 +168,7 @@ func TestScriptsInAnyOrderOnRealRedis(t *testing.T) {
 	begin(1)
 	field := func(n int) string { return keyspace.Balance("b", uint64(n), "") }
 	id := func() string { return "r" + strconv.Itoa(r.IntN(12)) + "/1" }
+	leaseID := func() string { return "l" + strconv.Itoa(r.IntN(6)) + "/lease" }
 	producer := func() string { return "p" + strconv.Itoa(r.IntN(3)) }
 	sums := func() map[string]int64 {
 		out := map[string]int64{}
@@ -186,6 +187,19 @@ func TestScriptsInAnyOrderOnRealRedis(t *testing.T) {
 			}
 			req.Holds = append(req.Holds, h)
 		}
+		if r.IntN(3) == 0 {
+			req.Lease = lua.LeaseAsk{ID: leaseID(), Want: r.Int64N(500), Least: r.Int64N(300), Percent: r.Int32N(20)}
+			for n := range req.Holds {
+				req.Holds[n].Amount *= r.Int64N(2) // 0 where only a lease is wanted
+			}
+		}
+		entry := func() lua.Entry {
+			e := lua.Entry{ID: id(), Producer: producer(), Amounts: []lua.Amount{{Field: field(r.IntN(2)) + "0", Nano: r.Int64N(900)}}}
+			if e.Lease = r.IntN(2) == 0; e.Lease {
+				e.ID = leaseID()
+			}
+			return e
+		}
 		cut := lua.Cut{Workspace: workspace, Epoch: r.Uint64N(5), To: r.Int64N(40), Posted: sums()}
 		switch r.IntN(9) {
 		case 0, 1, 2:
@@ -197,7 +211,7 @@ func TestScriptsInAnyOrderOnRealRedis(t *testing.T) {
 		case 5:
 			in := &lua.Installation{Cut: cut, PolicyVersion: r.Uint64N(3), Fenced: []string{producer()}}
 			for range r.IntN(3) {
-				in.Open = append(in.Open, lua.Entry{ID: id(), Producer: producer(), Amounts: []lua.Amount{{Field: field(r.IntN(2)) + "0", Nano: r.Int64N(900)}}})
+				in.Open = append(in.Open, entry())
 			}
 			_, _ = balances.Install(t.Context(), in)
 		case 6:
@@ -205,11 +219,15 @@ func TestScriptsInAnyOrderOnRealRedis(t *testing.T) {
 			stands, _ := strconv.ParseInt(at["at"], 10, 64)
 			cut.Epoch, _ = strconv.ParseUint(at["epoch"], 10, 64)
 			cut.To = stands + r.Int64N(4)
-			_, _, _, _ = balances.Reconcile(t.Context(), &lua.Step{
-				Cut: cut, From: stands - r.Int64N(2), Changed: r.IntN(2) == 0, Ended: []string{id(), id(), id()}, Forgotten: []string{field(2) + "0"},
-			})
+			step := &lua.Step{
+				Cut: cut, From: stands - r.Int64N(2), Changed: r.IntN(2) == 0, Ended: []string{id(), id(), leaseID()}, Forgotten: []string{field(2) + "0"},
+			}
+			for range r.IntN(3) {
+				step.Open = append(step.Open, entry())
+			}
+			_, _, _, _ = balances.Reconcile(t.Context(), step)
 		case 7:
-			_, _ = balances.Retire(t.Context(), lua.Retirement{Workspace: workspace, Producer: producer(), Least: r.Uint64N(4), Release: []string{id()}})
+			_, _ = balances.Retire(t.Context(), lua.Retirement{Workspace: workspace, Producer: producer(), Least: r.Uint64N(4), Release: []string{id(), leaseID()}})
 		case 8:
 			_, _ = balances.Places(t.Context(), []string{workspace})
 			if r.IntN(12) == 0 {

@@ -14,7 +14,25 @@ const all = 20_000_000
 
 // both is a configuration in which each process may serve one request, of which one fits at its bound.
 func both(name string, f faults) config {
-	return config{name: name, active: [2]int{1, 1}, limit: 1500, keepers: 1, faults: f}
+	return config{name: name, active: [2]int{1, 1}, limit: 15_000, keepers: 1, faults: f}
+}
+
+// leased is a configuration in which one process has a lease, from which as many of its requests take, and the other one a request that no lease leaves room for.
+func leased(name string, takers int, f faults) config {
+	return config{name: name, active: [2]int{takers, 1}, leases: [2]uint8{alone, unleased}, limit: 240_000, keepers: 1, faults: f}
+}
+
+// carried is one in which the lease is asked for along with a request, which is not among those that take from it.
+func carried(c config) config {
+	c.leases[0] = along
+	c.active[0]++
+	return c
+}
+
+// lonely is one in which the second process serves nothing.
+func lonely(c config) config {
+	c.active[1] = 0
+	return c
 }
 
 // rivals is one with two keepers.
@@ -32,7 +50,7 @@ func joining(c config) config {
 // configs are explored in every order of their events. Those of the first part are small enough for every run of the tests.
 var configs = []config{
 	both("two requests", faults{}),
-	{name: "one process, two requests", active: [2]int{2, 0}, limit: 1500, keepers: 1, faults: faults{crash: 1, late: 1}},
+	{name: "one process, two requests", active: [2]int{2, 0}, limit: 15_000, keepers: 1, faults: faults{crash: 1, late: 1}},
 	both("answers too late", faults{late: 2}),
 	both("a record shipped again", faults{dup: 2}),
 	both("a crash", faults{crash: 1, late: 1}),
@@ -45,11 +63,22 @@ var configs = []config{
 	both("a wipe", faults{wipe: 1}),
 	both("a failover", faults{failover: 1}),
 	joining(both("a process starts, a wipe", faults{wipe: 1})),
+	leased("a lease", 2, faults{}),
+	carried(leased("a lease with a request", 1, faults{})),
+	leased("a lease, answers too late", 1, faults{late: 1}),
+	leased("a lease, a crash", 1, faults{crash: 1}),
+	leased("a lease, the disk lost", 1, faults{lose: 1}),
+	leased("a lease, a power cut", 1, faults{power: 1}),
+	leased("a lease, a process stops", 1, faults{leave: 1}),
+	leased("a lease, a wipe", 1, faults{wipe: 1}),
+	lonely(leased("a lease alone, taken for dead", 1, faults{zombie: 1})),
+	lonely(leased("a lease alone, a failover", 1, faults{failover: 1})),
+	lonely(leased("a lease alone, taken for dead, then a crash", 1, faults{zombie: 1, crash: 1})),
 }
 
 // large are explored in full only where that is asked for.
 var large = []config{
-	{name: "four requests", active: [2]int{2, 2}, limit: 2500, keepers: 1},
+	{name: "four requests", active: [2]int{2, 2}, limit: 25_000, keepers: 1},
 	both("a crash, a wipe", faults{crash: 1, wipe: 1}),
 	both("a lost disk, a wipe", faults{lose: 1, wipe: 1}),
 	both("taken for dead, a wipe", faults{zombie: 1, wipe: 1}),
@@ -64,6 +93,13 @@ var large = []config{
 	both("a power cut, a wipe", faults{power: 1, wipe: 1}),
 	both("a process stops, a failover", faults{leave: 1, failover: 1}),
 	both("taken for dead, its closer restarts", faults{zombie: 1, restart: 1}),
+	leased("a lease, taken for dead", 1, faults{zombie: 1}),
+	leased("a lease, a failover", 1, faults{failover: 1}),
+	leased("a lease, a lost disk, a wipe", 1, faults{lose: 1, wipe: 1}),
+	leased("a lease, a crash, a wipe", 1, faults{crash: 1, wipe: 1}),
+	leased("a lease, taken for dead, then a crash", 1, faults{zombie: 1, crash: 1}),
+	leased("a lease, answers too late, a failover", 1, faults{late: 1, failover: 1}),
+	carried(leased("a lease with a request, answers too late", 1, faults{late: 1})),
 	rivals(both("two keepers, a wipe", faults{wipe: 1, restart: 1})),
 	joining(both("a process starts, a failover", faults{failover: 1})),
 }
@@ -134,10 +170,13 @@ func TestWaysAtRandom(t *testing.T) {
 		times *= 50
 	}
 	for seed, c := range []config{
-		{active: [2]int{2, 2}, limit: 2500, keepers: 1, faults: faults{crash: 1, wipe: 1, late: 1}},
-		{active: [2]int{2, 2}, limit: 2500, keepers: 2, faults: faults{crash: 1, zombie: 1, wipe: 2, late: 2, restart: 2, rival: 1, dup: 1}},
-		{active: [2]int{2, 2}, limit: 2500, keepers: 2, faults: faults{lose: 1, zombie: 1, failover: 2, late: 2, restart: 2, rival: 1, dup: 1}},
-		{active: [2]int{2, 2}, limit: 2500, keepers: 2, late: true, faults: faults{crash: 1, power: 1, leave: 1, failover: 1, wipe: 1, late: 2, restart: 1, rival: 1}},
+		{active: [2]int{2, 2}, limit: 25_000, keepers: 1, faults: faults{crash: 1, wipe: 1, late: 1}},
+		{active: [2]int{2, 2}, limit: 25_000, keepers: 2, faults: faults{crash: 1, zombie: 1, wipe: 2, late: 2, restart: 2, rival: 1, dup: 1}},
+		{active: [2]int{2, 2}, limit: 25_000, keepers: 2, faults: faults{lose: 1, zombie: 1, failover: 2, late: 2, restart: 2, rival: 1, dup: 1}},
+		{active: [2]int{2, 2}, limit: 25_000, keepers: 2, late: true, faults: faults{crash: 1, power: 1, leave: 1, failover: 1, wipe: 1, late: 2, restart: 1, rival: 1}},
+		carried(leased("", 2, faults{crash: 1, zombie: 1, wipe: 1, late: 2, restart: 1, dup: 1})),
+		carried(leased("", 2, faults{lose: 1, zombie: 1, failover: 1, late: 2, restart: 1})),
+		{active: [2]int{3, 2}, leases: [2]uint8{along, alone}, limit: 240_000, keepers: 2, faults: faults{crash: 1, lose: 1, zombie: 1, power: 1, failover: 1, wipe: 1, late: 2, rival: 1}},
 	} {
 		wander(t, c, uint64(seed), times)
 	}

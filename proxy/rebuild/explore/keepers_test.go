@@ -175,7 +175,7 @@ func (w *world) reconcile(s *state, out emit) {
 	}
 }
 
-// step is the call that tells the primary how the log went on behind where it stands; 0 where no reservation ended.
+// step is the call that tells the primary how the log went on behind where it stands; 0 where no reservation ended and nothing was taken from a lease.
 func (w *world) step(s *state) int32 {
 	at := plan.Standing{Place: w.place(s.primary)}
 	if at.Epoch == 0 || at.At+1 >= int64(w.size(s.costs)) {
@@ -195,11 +195,12 @@ func (w *world) step(s *state) int32 {
 	}
 	w.read(v, s.costs, int(at.At)+1, len(w.of(s.costs)))
 	for _, step := range v.Steps() {
-		if len(step.Ended) == 0 || at.Ahead(&step) || at.Behind(&step) {
+		w.surfaced(v, &step)
+		if len(step.Ended) == 0 && len(step.Taken) == 0 || at.Ahead(&step) || at.Behind(&step) {
 			continue
 		}
 		w.on = nil
-		_, _, _, _ = w.balances.Reconcile(w.ctx(), at.Step(&step, v.Workspace(workspace), plan.Fields(v.Workspace(workspace).Posted()))) // it is noted
+		_, _, _, _ = w.balances.Reconcile(w.ctx(), w.told(at.Step(&step, v.Workspace(workspace), plan.Fields(v.Workspace(workspace).Posted())))) // it is noted
 		call = w.sent
 	}
 	w.steps[key] = call

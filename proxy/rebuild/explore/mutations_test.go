@@ -9,8 +9,15 @@ func without(f faults, r rules) config {
 	return c
 }
 
+// withoutOf is one with a lease that lacks a rule.
+func withoutOf(f faults, r rules) config {
+	c := leased("", 1, f)
+	c.rules = r
+	return c
+}
+
 // far is how many rules at the end of the list need so many states that the race detector is spared them.
-const far = 2
+const far = 3
 
 // TestEachRuleIsNeeded takes each rule of the protocol away, and expects a counterexample. A rule without one would be superfluous, or not explored.
 func TestEachRuleIsNeeded(t *testing.T) {
@@ -35,8 +42,14 @@ func TestEachRuleIsNeeded(t *testing.T) {
 		}})},
 		{"a start in the log before the first grant", joining(without(faults{wipe: 1}, rules{noStarted: true}))},
 		{"a round announced before it stands in its partition", joining(without(faults{failover: 1}, rules{partitionFirst: true}))},
+		{"nothing opened from a lease behind its end", withoutOf(faults{}, rules{endsUnderWay: true})},
+		{"telling Redis what was taken from a lease", withoutOf(faults{}, rules{noTaken: true})},
+		{"telling Redis that it was taken from the lease", withoutOf(faults{}, rules{noShrink: true})},
+		{"charging the rest of a lease without the folder", withoutOf(faults{lose: 1}, rules{freesRest: true})},
+		{"the gate in front of leases", withoutOf(faults{wipe: 1}, rules{oldLeases: true, oldTaken: true})},
 		// The last ones need the most states.
 		{"the word that a producer is being closed, before its fence", without(faults{crash: 1, wipe: 1}, rules{noAnnouncedFence: true})},
+		{"taking what surfaces late off what a closing charged for a lease", lonely(withoutOf(faults{zombie: 1, crash: 1}, rules{noUncharge: true}))},
 		{"cancelling until a server answers whose budgets may be used", without(faults{failover: 1, late: 1}, rules{takesAnyAnswer: true})},
 	}
 	if raced {

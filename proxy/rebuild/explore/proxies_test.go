@@ -89,6 +89,11 @@ func (w *world) serve(s *state, out emit) {
 		}
 		w.seal(s, p, out)
 	}
+	for p := range producers {
+		if w.leases[p] != unleased {
+			w.lend(s, p, out)
+		}
+	}
 	for r := range requests {
 		if r%perProducer < w.active[r/perProducer] {
 			w.request(s, r, out)
@@ -105,7 +110,7 @@ func (w *world) ship(s *state, p int, out emit) {
 	recs := w.of(at.spool)
 	if int(at.shipped) < len(recs) {
 		t := *s
-		t.costs = w.add(s.costs, recs[at.shipped])
+		t.costs = w.add(s.costs, w.uncharging(s, p, recs[at.shipped]))
 		t.p[p].shipped++
 		out(move{"ship", p}, t)
 	}
@@ -173,7 +178,7 @@ func (w *world) request(s *state, r int, out emit) {
 	if at.settling {
 		for i := range s.servers() {
 			t := *s
-			w.adjust(t.servers()[i], lua.Settle, r, 0)
+			w.adjust(t.servers()[i], lua.Settle, target{r, nothing}, 0)
 			t.r[r].settling = false
 			out(move{[]string{"settle", "settle-on-old"}[i], r}, t)
 		}
@@ -195,22 +200,40 @@ func (w *world) live(s *state, r int, out emit) {
 		if p.fenced || r%perProducer > 0 && s.r[r-1].at == idle { // requests of a process are alike, so they come in order
 			return
 		}
+		if w.takes(r) {
+			w.take(s, r, out)
+			return
+		}
 		t.r[r].at, t.r[r].calling, t.r[r].least = asked, true, w.gate(p.least).least()
+		if w.asksAlong(r) {
+			t.l[r/perProducer].at = asked
+		}
 		out(move{"ask", r}, t)
 	case asked, granted:
 		if s.left.late > 0 {
 			t.r[r].at = cancelling
+			if l := &t.l[r/perProducer]; w.asksAlong(r) && l.at == asked {
+				l.at = unwanted
+			}
 			t.left.late--
 			out(move{"give-up", r}, t)
 		}
 		if at.at == granted {
 			w.openRequest(s, r, out)
 		}
+	case taken:
+		w.openTaken(s, r, out)
 	case cancelling:
+		of, l := target{r, nothing}, &s.l[r/perProducer]
+		if w.asksAlong(r) && l.at == unwanted {
+			of.lease = r / perProducer
+		}
 		for i := range s.servers() {
 			t := *s
-			if w.adjust(t.servers()[i], lua.Cancel, r, p.least) {
-				t.r[r].at = gone
+			if w.adjust(t.servers()[i], lua.Cancel, of, p.least) {
+				if t.r[r].at = gone; of.lease != nothing {
+					t.l[of.lease].at = gone
+				}
 				if i > 0 {
 					t.r[r].calling = false // its deadline has passed before it could reach another server
 				}
@@ -221,10 +244,12 @@ func (w *world) live(s *state, r int, out emit) {
 		}
 	case open:
 		t.p[r/perProducer].spool = w.add(p.spool, w.end(&t, r))
-		t.r[r].at, t.r[r].settling = ended, true
+		t.r[r].at, t.r[r].settling = ended, !w.takes(r) // what was taken from a lease is free once the log has shown its end
 		out(move{"end", r}, t)
 	}
 }
+
+var errFenced = errors.New("this process is closed")
 
 // openRequest emits the opening, if the gate and the spool let it through.
 func (w *world) openRequest(s *state, r int, out emit) {
@@ -232,7 +257,7 @@ func (w *world) openRequest(s *state, r int, out emit) {
 	p, at := &t.p[r/perProducer], &t.r[r]
 	err := w.gate(p.least).Open(workspace, uint64(at.epoch), func() error {
 		if p.fenced {
-			return errors.New("fenced")
+			return errFenced
 		}
 		p.spool = w.add(p.spool, w.opened(&t, r))
 		return nil
@@ -256,28 +281,70 @@ const (
 func (w *world) admit(t *state, r int, on *server) {
 	at, p := &t.r[r], &t.p[r/perProducer]
 	a := w.call(fact{kind: "admit", a: int32(r), b: int32(at.least)}, on, func() act {
-		d, err := w.admissions.Admit(w.ctx(), w.asks(r, at.least))
-		if err == nil && d.Admitted {
-			return act{a: admitted, b: int32(d.Epoch), c: int32(d.Op)}
-		}
-		return act{a: denied} // also where it was cancelled, or nothing can be reserved
+		return admission(w.admissions.Admit(w.ctx(), w.asks(r, at.least)))
 	})
 	at.calling = false
 	switch {
 	case at.at != asked || p.phase != serving:
 	case a.a == admitted:
 		at.at, at.epoch, at.op = granted, uint8(a.b), uint8(a.c)
-		at.over = w.counts(t, r) > w.limit
+		with := nothing
+		if w.asksAlong(r) {
+			if w.lent(t, r/perProducer, a); t.l[r/perProducer].at == granted {
+				with = r / perProducer
+			}
+		}
+		at.over = w.counts(t, r, with) > w.limit
+		t.l[r/perProducer].over = at.over && with != nothing
 	default:
-		at.at = gone
+		if at.at = gone; w.asksAlong(r) {
+			t.l[r/perProducer].at = gone
+		}
 	}
 }
 
+// admission is what comes of an answer.
+func admission(d lua.Decision, err error) act {
+	if err != nil || !d.Admitted {
+		return act{a: denied} // also where it was cancelled, or nothing can be reserved
+	}
+	a := act{a: admitted, b: int32(d.Epoch), c: int32(d.Op)}
+	if d.LeaseNano > 0 {
+		a.d = int32(d.LeaseOp)
+	}
+	return a
+}
+
+// target is what is settled or cancelled: a request, or the lease of a producer, or both.
+type target struct{ r, lease int }
+
+const (
+	nothing = -1
+	// asking stands for the call that asked for nothing but the lease.
+	asking = -2
+)
+
+func (w *world) adjusted(of target) *lua.Request {
+	if of.r == asking {
+		return w.asksAlone(of.lease, 0)
+	}
+	if of.r == nothing {
+		q := w.asksAlone(of.lease, 0)
+		q.Reservation, q.Lease = leaseID(of.lease), lua.LeaseAsk{}
+		return q
+	}
+	q := w.asks(of.r, 0)
+	if of.lease == nothing {
+		q.Lease = lua.LeaseAsk{}
+	}
+	return q
+}
+
 // adjust reports whether it need not be repeated.
-func (w *world) adjust(on *server, how lua.Adjustment, r int, least uint8) bool {
-	a := w.call(fact{kind: string(how), a: int32(r), b: int32(least)}, on, func() act {
+func (w *world) adjust(on *server, how lua.Adjustment, of target, least uint8) bool {
+	a := w.call(fact{kind: string(how), a: int32(of.r), b: int32(least), c: int32(of.lease)}, on, func() act {
 		w.admissions.Obey(w.gate(least).Least)
-		err := w.admissions.Adjust(w.ctx(), how, w.asks(r, 0), 0)
+		err := w.admissions.Adjust(w.ctx(), how, w.adjusted(of), 0)
 		if errors.Is(err, lua.ErrNoEpoch) && !w.rules.takesAnyAnswer {
 			return act{a: -1}
 		}
@@ -305,24 +372,27 @@ func (w *world) subject(r int) *rateguardv1.Subject {
 }
 
 func (w *world) holds(r int) []*rateguardv1.Hold {
-	return []*rateguardv1.Hold{{BudgetId: "budget", BudgetGeneration: 1, AmountNanoUsd: bound(r), LimitNanoUsd: w.limit}}
+	return []*rateguardv1.Hold{{BudgetId: "budget", BudgetGeneration: 1, AmountNanoUsd: w.bound(r), LimitNanoUsd: w.limit}}
 }
 
 func (w *world) opened(s *state, r int) int32 {
 	return w.once(fact{kind: "opened", a: int32(r), b: s.p[r/perProducer].spool, c: int32(s.r[r].epoch), d: int32(s.r[r].op)}, func() int32 {
-		b := bound(r)
-		return w.record(workspace, &rateguardv1.Event{
+		b, from := w.bound(r), ""
+		if w.takes(r) {
+			from = leaseID(r / perProducer)
+		}
+		return w.noted(1<<r, w.record(workspace, &rateguardv1.Event{
 			Id: fmt.Sprintf("opened-%d", r), ProducerId: name(r / perProducer), Sequence: w.numbered(s.p[r/perProducer].spool) + 1, WorkspaceId: workspace,
 			Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: &rateguardv1.ReservationOpened{
-				ReservationId: id(r), Subject: w.subject(r), Holds: w.holds(r), BoundNanoUsd: &b, UnknownCostNanoUsd: &b, Epoch: uint64(s.r[r].epoch), Op: uint64(s.r[r].op),
+				ReservationId: id(r), Subject: w.subject(r), Holds: w.holds(r), BoundNanoUsd: &b, UnknownCostNanoUsd: &b, Epoch: uint64(s.r[r].epoch), Op: uint64(s.r[r].op), LeaseId: from,
 			}},
-		})
+		}))
 	})
 }
 
 func (w *world) end(s *state, r int) int32 {
 	return w.once(fact{kind: "end", a: int32(r), b: s.p[r/perProducer].spool, c: int32(s.r[r].epoch), d: int32(s.r[r].op)}, func() int32 {
-		b, c := bound(r), cost(r)
+		b, c := w.bound(r), cost(r)
 		return w.record(workspace, &rateguardv1.Event{
 			Id: fmt.Sprintf("ended-%d", r), ProducerId: name(r / perProducer), Sequence: w.numbered(s.p[r/perProducer].spool) + 1, WorkspaceId: workspace,
 			Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{Outcome: &rateguardv1.Outcome{

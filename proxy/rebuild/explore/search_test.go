@@ -88,6 +88,10 @@ func (w *world) leave(s *state, p int, out emit) {
 		}
 		t.r[r].calling = false // a process that drains outlasts the deadline of its calls
 	}
+	if l := s.l[p].at; l != idle && l != ended && l != gone {
+		return
+	}
+	t.l[p].calling = false
 	t.producers = w.add(s.producers, w.status(s, p, closed))
 	t.p[p].phase = lost
 	t.c[p] = closer{step: 5, dead: true}
@@ -100,6 +104,11 @@ func (s *state) forgetLate() {
 	for r := range s.r {
 		if s.r[r].at == gone {
 			s.r[r].calling = false
+		}
+	}
+	for p := range s.l {
+		if s.l[p].at == gone {
+			s.l[p].calling = false
 		}
 	}
 }
@@ -117,22 +126,28 @@ func (w *world) next(s *state, out emit) (alive bool) {
 	return alive
 }
 
-// counts is what requests take of the budget when a grant was just given to one: what was sent and may cost, at its bound, what was served, at its
-// cost, and what can still be sent.
-func (w *world) counts(s *state, of int) int64 {
+// counts is what requests take of the budget when a grant was just given to one, or a lease to a producer: what was sent and may cost, at its bound, what was served,
+// at its cost, and what can still be sent, also by what is left of leases.
+func (w *world) counts(s *state, of, lent int) int64 {
 	sum := int64(0)
+	for p := range producers {
+		prod, l := &s.p[p], &s.l[p]
+		if p == lent || (l.at == granted || l.at == open) && prod.phase == serving && !prod.fenced && l.epoch >= prod.least {
+			sum += w.rest(s, p)
+		}
+	}
 	for r := range requests {
 		p, q := &s.p[r/perProducer], &s.r[r]
 		switch {
 		case r == of:
-			sum += bound(r)
+			sum += w.bound(r)
 		case p.declared:
 		case q.at == open:
-			sum += bound(r)
+			sum += w.bound(r)
 		case q.at == ended:
 			sum += cost(r)
 		case q.at == granted && p.phase == serving && !p.fenced && q.epoch >= p.least:
-			sum += bound(r)
+			sum += w.bound(r)
 		}
 	}
 	return sum
@@ -148,13 +163,24 @@ func (w *world) wrong(s *state) string {
 		if q.over {
 			return fmt.Sprintf("oversold: request %d was sent, and did not fit when it was granted", r)
 		}
+		if w.takes(r) {
+			continue // it has no number but its lease's
+		}
 		for o := range requests {
-			if p := &s.r[o]; o != r && (p.at == open || p.at == ended) && p.epoch == q.epoch && p.op == q.op {
+			if p := &s.r[o]; o != r && !w.takes(o) && (p.at == open || p.at == ended) && p.epoch == q.epoch && p.op == q.op {
 				return fmt.Sprintf("requests %d and %d are both grant %d of epoch %d", o, r, q.op, q.epoch)
 			}
 		}
+		for p := range producers {
+			if l := &s.l[p]; (l.at == open || l.at == ended) && l.epoch == q.epoch && l.op == q.op {
+				return fmt.Sprintf("request %d and the lease of %s are both grant %d of epoch %d", r, name(p), q.op, q.epoch)
+			}
+		}
 	}
-	return ""
+	if a, b := &s.l[0], &s.l[1]; (a.at == open || a.at == ended) && (b.at == open || b.at == ended) && a.epoch == b.epoch && a.op == b.op {
+		return fmt.Sprintf("both leases are grant %d of epoch %d", a.op, a.epoch)
+	}
+	return w.apart(s)
 }
 
 // unfinished says what is left over where nothing more can happen; empty where nothing is.
@@ -186,7 +212,7 @@ func (w *world) unfinished(s *state) string {
 		if strings.HasPrefix(field, "bbudget") && text != fmt.Sprintf("%d 0 %d", posted, posted) {
 			return fmt.Sprintf("the store shows %q, the log %d", text, posted)
 		}
-		if strings.HasPrefix(field, "er") {
+		if field[0] == 'q' || field[0] == 'e' && field != "epoch" {
 			return fmt.Sprintf("the store keeps %s %q", field, text)
 		}
 	}
@@ -196,14 +222,20 @@ func (w *world) unfinished(s *state) string {
 // sums are what the log may show as posted at the end.
 func (w *world) sums(s *state) []int64 {
 	sums := []int64{0}
-	for r := range requests {
+	plus := func(may []int64) {
 		var more []int64
-		for _, each := range w.costsOf(s, r) {
+		for _, each := range may {
 			for _, sum := range sums {
 				more = append(more, sum+each)
 			}
 		}
 		sums = more
+	}
+	for r := range requests {
+		plus(w.costsOf(s, r))
+	}
+	for p := range producers {
+		plus(w.charges(s, p))
 	}
 	return sums
 }
@@ -212,16 +244,20 @@ func (w *world) sums(s *state) []int64 {
 func (w *world) costsOf(s *state, r int) []int64 {
 	p, q := &s.p[r/perProducer], &s.r[r]
 	switch {
+	case w.takes(r) && w.shows(s.costs)>>r&1 == 0:
+		return []int64{0} // what was sent is in what is charged for the lease
+	case w.takes(r) && p.declared:
+		return []int64{cost(r), w.bound(r)}
 	case p.declared:
-		return []int64{0, cost(r), bound(r)}
+		return []int64{0, cost(r), w.bound(r)}
 	case q.at == ended && (p.phase == lost || p.rebooted):
-		return []int64{cost(r), bound(r)} // the bound where neither the log nor the store was told
+		return []int64{cost(r), w.bound(r)} // the bound where neither the log nor the store was told
 	case q.at == ended:
 		return []int64{cost(r)}
 	case q.at == open:
-		return []int64{bound(r)} // it died with it
+		return []int64{w.bound(r)} // it died with it
 	case q.at != idle && (p.phase == lost || p.rebooted || p.zombie):
-		return []int64{0, bound(r)} // what was granted may have been sent
+		return []int64{0, w.bound(r)} // what was granted may have been sent
 	}
 	return []int64{0}
 }

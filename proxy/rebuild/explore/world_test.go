@@ -14,9 +14,11 @@ import (
 const (
 	workspace = "ws"
 	// producers are the two that serve requests, perProducer how many each can serve.
-	producers, perProducer = 2, 2
+	producers, perProducer = 2, 3
 	requests               = producers * perProducer
 	keepers                = 2
+	// vast is how much more than others those requests reserve that a lease leaves no room for.
+	vast = 220_000
 )
 
 // What a process has come to.
@@ -33,7 +35,9 @@ const (
 	idle       = iota
 	asked      // its grant is asked for
 	granted    // and the answer is here
+	unwanted   // of a lease: nobody waits for it any more, and the store has to hear of that
 	cancelling // the answer is not wanted any more, and the store has to hear of that
+	taken      // from a lease, which is all the answer that it needs
 	open       // Opened is appended, and it is sent
 	ended      // its end is appended
 	gone       // nothing of it is left with its producer
@@ -87,7 +91,7 @@ type closer struct {
 	released, dead, complete bool
 	// roster is what it has read of the producers topic, held what Redis showed, reads the logs that it has read, one after the other.
 	roster, held int32
-	reads        [4]int32
+	reads        [6]int32
 	n            uint8
 	pending      int32
 }
@@ -113,6 +117,7 @@ type state struct {
 	replids uint8
 	p       [producers]producer
 	r       [requests]request
+	l       [producers]lease
 	k       [keepers]keeper
 	c       [producers]closer
 	// step is a call of the reconciler on its way, spare one that comes once more; 0: none.
@@ -127,6 +132,8 @@ type rules struct {
 	edits map[string]string
 	// Names of what is left out.
 	noAnnouncedFence, noReconciler, noMarks, noRounds, openGate, deafKeeper, installsTwice, noStarted, partitionFirst, takesAnyAnswer bool
+	// Of leases.
+	oldLeases, oldTaken, endsUnderWay, noTaken, noShrink, noUncharge, freesRest bool
 }
 
 // config is what an exploration starts with.
@@ -137,6 +144,8 @@ type config struct {
 	active [producers]int
 	late   bool
 	limit  int64
+	// leases says how each producer comes to a lease.
+	leases [producers]uint8
 	// keepers are how many there may be.
 	keepers int
 	rules   rules
@@ -161,6 +170,8 @@ type world struct {
 	acts     map[fact]act
 	rounds   map[[2]int32]uint64
 	known    map[int32]known
+	does     map[int32]uint32
+	aparts   map[pair]string
 }
 
 // fact names something that was computed before: of what kind, and what it hangs on.
@@ -172,8 +183,8 @@ type fact struct {
 
 // act is what a call did to a server, and its answer.
 type act struct {
-	on      server
-	a, b, c int32
+	on         server
+	a, b, c, d int32
 }
 
 // known is what a producers topic shows.
@@ -239,6 +250,7 @@ func newWorld(c config) *world {
 		held: [][]lua.Entry{nil}, heldBy: map[string]int32{"": 0}, steps: map[[3]int32]int32{}, installs: map[[3]int32]int32{},
 		closings: map[closingKey]closingPlan{}, places: map[server]lua.Place{}, owes: map[[3]int32]bool{},
 		facts: map[fact]int32{}, acts: map[fact]act{}, rounds: map[[2]int32]uint64{}, known: map[int32]known{},
+		does: map[int32]uint32{}, aparts: map[pair]string{},
 	}
 }
 
@@ -249,22 +261,33 @@ func must(err error) {
 }
 
 // Amounts by request; no two sums of them are equal, so that a sum says whose costs it holds.
-func bound(r int) int64 { return 1000 + int64(1)<<r }
-func cost(r int) int64  { return 100 + int64(16)<<r }
+func (w *world) bound(r int) int64 {
+	b := 10_000 + int64(1)<<r
+	if w.leases != ([producers]uint8{}) && w.leases[r/perProducer] == unleased {
+		b += vast // a lease gets an eighth of what is left, and both do not fit
+	}
+	return b
+}
+
+func cost(r int) int64 { return int64(64) << r }
 
 func id(r int) string { return fmt.Sprintf("r%d/1", r) }
 
 func name(p int) string { return [...]string{"pa", "pb"}[p] }
 
 func (w *world) hold(r int) lua.Hold {
-	return lua.Hold{Balance: keyspace.Balance("budget", 1, ""), Limit: w.limit, Amount: bound(r), Hard: true}
+	return lua.Hold{Balance: keyspace.Balance("budget", 1, ""), Limit: w.limit, Amount: w.bound(r), Hard: true}
 }
 
 func (w *world) asks(r int, least uint8) *lua.Request {
-	return &lua.Request{
+	q := &lua.Request{
 		Workspace: workspace, Reservation: id(r), Key: "key", PolicyVersion: 1, Holds: []lua.Hold{w.hold(r)},
 		Producer: name(r / perProducer), Epoch: uint64(least), Cost: cost(r),
 	}
+	if w.asksAlong(r) {
+		q.Lease = w.leaseAsk(r / perProducer)
+	}
+	return q
 }
 
 // first is the state in which the first producer serves, and the second too unless it starts late.
