@@ -58,6 +58,7 @@ func measure(ctx context.Context, s settings) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
+			st.rest()
 			_, _ = fmt.Fprintf(os.Stderr, "\rround %d of %d: %-30s", round+1, s.rounds, t.name)
 			f, err := t.turn(s)
 			if err != nil {

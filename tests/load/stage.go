@@ -121,6 +121,36 @@ func (s *stage) close() {
 	}
 }
 
+// rest waits until what the turn before has left to do is done: records that are shipped, read and brought into stores afterwards. It would be counted for the
+// next target, which may be the same process. What never rests is not waited for.
+func (s *stage) rest() {
+	const look, busy, most = 300 * time.Millisecond, 50 * time.Millisecond, 15 * time.Second
+	used := func() (sum time.Duration) {
+		for p, whole := range s.processes() {
+			sum += p.cpu(whole)
+		}
+		return sum
+	}
+	before := used()
+	for start := time.Now(); time.Since(start) < most; {
+		time.Sleep(look)
+		now := used()
+		if now-before < busy {
+			return
+		}
+		before = now
+	}
+}
+
+// processes returns those of all targets, and whether their children count too.
+func (s *stage) processes() map[*process]bool {
+	all := make(map[*process]bool)
+	for _, t := range s.targets {
+		all[t.process] = t.whole
+	}
+	return all
+}
+
 // open starts the upstream, the floor, the proxy role alone on its own Kafka and Redis, and all of `rateguard up`.
 func open(ctx context.Context, dir, bin string) (*stage, error) {
 	s := &stage{dir: dir, bin: bin}
