@@ -7,7 +7,7 @@ package explore_test
 const (
 	raced = false
 	most  = 1_000_000
-	near  = 60_000
+	near  = 40_000
 	ways  = 400
 	calls = 2_000
 )

@@ -64,7 +64,7 @@ var configs = []config{
 	both("a failover", faults{failover: 1}),
 	joining(both("a process starts, a wipe", faults{wipe: 1})),
 	leased("a lease", 2, faults{}),
-	carried(leased("a lease with a request", 1, faults{})),
+	carried(lonely(leased("a lease with a request, answers too late", 1, faults{late: 1}))),
 	leased("a lease, answers too late", 1, faults{late: 1}),
 	leased("a lease, a crash", 1, faults{crash: 1}),
 	leased("a lease, the disk lost", 1, faults{lose: 1}),
@@ -99,7 +99,7 @@ var large = []config{
 	leased("a lease, a crash, a wipe", 1, faults{crash: 1, wipe: 1}),
 	leased("a lease, taken for dead, then a crash", 1, faults{zombie: 1, crash: 1}),
 	leased("a lease, answers too late, a failover", 1, faults{late: 1, failover: 1}),
-	carried(leased("a lease with a request, answers too late", 1, faults{late: 1})),
+	carried(leased("a lease with a request", 1, faults{late: 1})),
 	rivals(both("two keepers, a wipe", faults{wipe: 1, restart: 1})),
 	joining(both("a process starts, a failover", faults{failover: 1})),
 }
