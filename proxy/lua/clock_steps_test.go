@@ -119,7 +119,8 @@ func TestAClockStepRollsNoPeriodOver(t *testing.T) {
 	starts := []int64{now - hour/2, now + hour/2, now + 3*hour/2}
 	call := func(id string) []int64 {
 		keys, args := admission(id)
-		args[3], args[7], args[8], args[9], args[10] = now, "p", 1, 100, 1 // what the caller takes for the time is right
+		args[3], args[6] = now, 1 // what the caller takes for the time is right
+		args = append(args, id, "p", 1, 100, "", 0, 0, 0)
 		args = append(args, keyspace.Balance("b", 1, ""), 1000, 400, 1, starts[0], starts[1], starts[2])
 		return numbers(t, d.admit.Run(t.Context(), d.rdb, keys, args...))
 	}
