@@ -109,6 +109,11 @@ func TestALostSettleIsChargedOnce(t *testing.T) {
 	}
 }
 
+// isSettle reports whether it is the call of a script with one key and two arguments, a reservation and its cost.
+func isSettle(b []byte) bool {
+	return bytes.Contains(b, []byte("*6\r\n$7\r\nevalsha\r\n")) && bytes.Contains(b, []byte("/1\r\n"))
+}
+
 // settles is a way to Redis on which each third settle is lost, or its answer, and the connection with it.
 type settles struct {
 	url     string
@@ -167,7 +172,7 @@ func (w *settles) serve(ctx context.Context, in net.Conn) {
 		pass(in, out, func([]byte) bool { return !losing.Load() })
 	})
 	pass(out, in, func(b []byte) bool {
-		if bytes.Contains(b, []byte("\r\nsettle\r\n")) && w.seen.Add(1)%3 == 0 {
+		if isSettle(b) && w.seen.Add(1)%3 == 0 {
 			w.lost.Add(1)
 			losing.Store(true)
 		}
