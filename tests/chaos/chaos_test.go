@@ -86,10 +86,11 @@ func TestNothingIsLostAndNoBudgetExceeded(t *testing.T) {
 	w.budget(w.probe, "large", adminclient.PutBudget{USD: "1000", Period: "total"})
 	// One workspace whose budget never binds, so that its books are full; one whose budgets bind all the time.
 	w.budget(books, "large", adminclient.PutBudget{USD: "1000", Period: "total"})
-	w.budget(tight, "hourly", adminclient.PutBudget{USD: "0.05", Period: "hour"})
+	w.budget(tight, "raised", adminclient.PutBudget{USD: "0.05", Period: "total"})
 	w.budget(tight, "mine", adminclient.PutBudget{USD: "0.3", Period: "total", Scope: "key"})
-	// And one whose budget is reserved in advance until it comes close to its limit.
-	w.budget(ahead, "hourly", leased(1))
+	// And one whose budget is reserved in advance until it comes close to its limit. None of the budgets has periods: the balance of a new hour would say
+	// nothing of what was spent in the last one.
+	w.budget(ahead, "raised", leased(1))
 	for _, tenant := range []*harness.Tenant{books, tight, ahead, w.probe} {
 		w.awaitBudget(tenant)
 	}
@@ -123,8 +124,8 @@ func TestNothingIsLostAndNoBudgetExceeded(t *testing.T) {
 		}
 	}
 	w.system.AwaitBalance(t, books, "large")
-	w.system.AwaitBalance(t, tight, "hourly")
-	w.system.AwaitBalance(t, ahead, "hourly")
+	w.system.AwaitBalance(t, tight, "raised")
+	w.system.AwaitBalance(t, ahead, "raised")
 	slices.Sort(w.closed)
 	if n := len(w.closed); n > 0 {
 		t.Logf("FIGURE closed after a loss of Redis: %d times, median %s, p99 %s, longest %s", n, w.closed[n/2], w.closed[n*99/100], w.closed[n-1])
@@ -133,7 +134,7 @@ func TestNothingIsLostAndNoBudgetExceeded(t *testing.T) {
 
 // leased is a budget of so many halves of a dollar, 250 calls each.
 func leased(halves int) adminclient.PutBudget {
-	return adminclient.PutBudget{USD: fmt.Sprintf("%d.%d", halves/2, 5*(halves%2)), Period: "hour", Mode: "leased", LeasePercent: 50}
+	return adminclient.PutBudget{USD: fmt.Sprintf("%d.%d", halves/2, 5*(halves%2)), Period: "total", Mode: "leased", LeasePercent: 50}
 }
 
 func newWorld(t *testing.T, p plan) *world {
@@ -282,8 +283,8 @@ func (w *world) rage(tight, ahead *harness.Tenant) {
 		e := events[(n-1)%len(events)]
 		w.t.Logf("%s: %s", time.Since(started).Round(time.Millisecond), e.name)
 		e.do()
-		w.budget(tight, "hourly", adminclient.PutBudget{USD: fmt.Sprintf("0.%03d", 50+20*n), Period: "hour"})
-		w.budget(ahead, "hourly", leased(n+1))
+		w.budget(tight, "raised", adminclient.PutBudget{USD: fmt.Sprintf("0.%03d", 50+20*n), Period: "total"})
+		w.budget(ahead, "raised", leased(n+1))
 		pause(w.t, w.plan.between)
 	}
 }
