@@ -25,7 +25,7 @@ type Config struct {
 	OpsAddr string
 	// DataDir holds the spool and the configuration snapshot, "./data".
 	DataDir string
-	// RedisURL is where limits and budgets live; required. RedisTimeout is how long one decision there may take, 50 ms.
+	// RedisURL is where limits and budgets live; required. RedisTimeout is how long one decision there may take, 50 ms; under a hard budget it is 500 ms at least.
 	RedisURL     string
 	RedisTimeout time.Duration
 	// SecretKey opens upstream credentials: 32 bytes in hex or base64; required.
@@ -93,7 +93,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.StringVar(&c.OpsAddr, "ops-addr", c.OpsAddr, "address of /healthz, /readyz and /metrics")
 	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "folder of the spool and of snapshots")
 	fs.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "Redis of limits and budgets: redis://…, redis+cluster://…?addr=…, redis+sentinel://…?master_name=…; rediss for TLS")
-	fs.DurationVar(&c.RedisTimeout, "redis-timeout", c.RedisTimeout, "how long one decision in Redis may take; at least five round trips")
+	fs.DurationVar(&c.RedisTimeout, "redis-timeout", c.RedisTimeout, "how long one decision in Redis may take, under a hard budget 500 ms at least; no less than five round trips")
 	fs.StringVar(&c.SecretKey, "secret-key", c.SecretKey, "key of upstream credentials: 32 bytes in hex or base64")
 	fs.Int64Var(&c.MaxBody, "max-body", c.MaxBody, "largest request body in bytes")
 	fs.Int64Var(&c.MaxResponse, "max-response", c.MaxResponse, "largest body of an answer in bytes; a longer one is cut")

@@ -176,7 +176,7 @@ func (s *Leases) refill(c *call.Call, p *pool, compiled *rules, of *lua.Request,
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
-		return // and the pool stays asking: nobody asks any more
+		return // who asks with a request of its own gets nothing that lasts either, see offer
 	}
 	s.asks.Go(func() {
 		var d lua.Decision
