@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/rateguard/rateguard/proxy/epoch"
+	"github.com/rateguard/rateguard/proxy/internal/demand"
 	"github.com/rateguard/rateguard/proxy/lua"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/schemas/money"
@@ -14,9 +15,6 @@ import (
 const (
 	// leaseTTL is how long requests may take from a lease. What is left of it then is given back in the log.
 	leaseTTL = time.Second
-	// leaseHorizon is the demand that a lease is to last for; where Redis is far it is leaseTrips round trips.
-	leaseHorizon = 100 * time.Millisecond
-	leaseTrips   = 4
 	// leaseRequests is how many requests like the one at hand a lease has to serve, or it does not pay.
 	leaseRequests = 4
 	// leaseLow is the part of the horizon's demand below which the next lease is asked for, while the last of the old one is used.
@@ -27,8 +25,6 @@ const (
 	askFor = 2 * time.Second
 	// leaseIdle is how long a lease may lie unused.
 	leaseIdle = 200 * time.Millisecond
-	// demandWindow is how long demand is measured at least.
-	demandWindow = 50 * time.Millisecond
 	// clockMargin is by how much two clocks may part within the life of a lease.
 	clockMargin = 5 * time.Millisecond
 )
@@ -126,30 +122,8 @@ type pool struct {
 	asking time.Time
 	again  time.Time
 
-	// rate is the demand in nano-USD a µs, measured by the amounts since from.
-	rate  float64
-	nanos int64
-	from  time.Time
-	used  time.Time
-}
-
-// demand counts what is asked. The caller holds mu.
-func (p *pool) demand(nano int64, now time.Time) {
-	p.used = now
-	p.nanos += nano
-	if p.from.IsZero() {
-		p.from = now
-		return
-	}
-	d := now.Sub(p.from)
-	if d < demandWindow {
-		return
-	}
-	rate := float64(p.nanos) / float64(d.Microseconds())
-	if rate < p.rate && d < 4*demandWindow {
-		rate = (rate + p.rate) / 2
-	}
-	p.rate, p.nanos, p.from = rate, 0, now
+	// demand is in nano-USD.
+	demand demand.Meter
 }
 
 // take takes from the oldest lease that has enough; nil: none has. The caller holds mu.
@@ -172,7 +146,7 @@ func (p *pool) ask(t claim, nano int64, horizon time.Duration, percent int32) lu
 			left += l.left
 		}
 	}
-	need := p.rate * float64(horizon.Microseconds())
+	need := p.demand.Within(horizon)
 	want := min(int64(need)-left, int64(money.MaxCall)) // consumers take no larger amount for one that is meant
 	if t.now.Before(p.asking) || t.now.Before(p.again) || float64(left) > leaseLow*need || want < leaseRequests*nano {
 		return lua.LeaseAsk{}

@@ -5,13 +5,13 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/rateguard/rateguard/proxy/call"
+	"github.com/rateguard/rateguard/proxy/internal/demand"
 	"github.com/rateguard/rateguard/proxy/lua"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 )
@@ -49,8 +49,7 @@ type Leases struct {
 	slog   *slog.Logger
 	met    leaseMetrics
 
-	// trip is the round trip to Redis in ns: the longest of late.
-	trip atomic.Int64
+	trip demand.Trip
 	asks sync.WaitGroup
 
 	// poolsMu guards pools, by their key. A sync.Map would make a string of each request's key.
@@ -90,7 +89,7 @@ const leaseSuffix = "/lease"
 func leaseID(now time.Time) string { return call.NewID(now) + leaseSuffix }
 
 func (s *Leases) horizon() time.Duration {
-	return min(leaseTTL/2, max(leaseHorizon, leaseTrips*time.Duration(s.trip.Load())))
+	return min(leaseTTL/2, s.trip.Horizon())
 }
 
 // pool returns the pool of the request's balances with its mutex held; nil: there are too many.
@@ -137,7 +136,7 @@ func (s *Leases) take(c *call.Call, h *Held, r *lua.Request) bool {
 	if p == nil {
 		return false
 	}
-	p.demand(nano, now)
+	p.demand.Add(nano, now)
 	of := claim{rules: h.compiled, epoch: least, now: now}
 	l := p.take(of, nano)
 	var ask lua.LeaseAsk
@@ -201,9 +200,7 @@ func (s *Leases) answered(p *pool, compiled *rules, r *lua.Request, holds []*rat
 	s.met.asks.Inc()
 	var l *lease
 	if err == nil {
-		// The slow ones count at once: it is they that a lease has to outlast.
-		trip := int64(d.Received.Sub(sent))
-		s.trip.Store(max(trip, (7*s.trip.Load()+trip)/8))
+		s.trip.Took(d.Received.Sub(sent))
 		r.Lease = lua.LeaseAsk{} // from here on it is nothing of the request's
 		if d.LeaseNano > 0 {
 			l = s.begin(compiled, r, holds, sent, ask, d)
@@ -311,7 +308,7 @@ func (s *Leases) sweep(now time.Time) {
 	for l, p := range s.all() {
 		least, _ := s.epochs.Least(l.workspace)
 		p.mu.Lock()
-		over := !now.Before(l.until) || l.epoch < least || l.left == 0 || now.Sub(p.used) >= leaseIdle
+		over := !now.Before(l.until) || l.epoch < least || l.left == 0 || p.demand.Idle(now) >= leaseIdle
 		if over {
 			p.drop(l)
 		}
@@ -381,7 +378,7 @@ func (s *Leases) forget(now time.Time) {
 	defer s.poolsMu.Unlock()
 	for key, p := range s.pools {
 		p.mu.Lock()
-		if len(p.leases) == 0 && now.After(p.asking) && now.Sub(p.used) > forgetPools {
+		if len(p.leases) == 0 && now.After(p.asking) && p.demand.Idle(now) > forgetPools {
 			p.gone = true
 			delete(s.pools, key)
 		}

@@ -4,13 +4,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rateguard/rateguard/proxy/internal/demand"
 	"github.com/rateguard/rateguard/proxy/lua"
 )
 
 const (
-	// leaseHorizon is the demand that a lease is to last for; where the store is far it is leaseTrips round trips.
-	leaseHorizon = 100 * time.Millisecond
-	leaseTrips   = 4
 	// leaseTTL is how long a lease may be spent, and leaseHorizons the least of it; what is left then is given back.
 	leaseTTL      = time.Second
 	leaseHorizons = 4
@@ -25,8 +23,6 @@ const (
 	leasePause = 100 * time.Millisecond
 	// leaseIdle is how long a lease may lie unused.
 	leaseIdle = 200 * time.Millisecond
-	// demandWindow is how long demand is measured at least.
-	demandWindow = 50 * time.Millisecond
 	// A denial stands for those behind it until its wait is over, in whole milliseconds as the client is told, but not for longer than
 	// maxDenied: somebody may have given units back.
 	maxDenied = 100 * time.Millisecond
@@ -65,11 +61,8 @@ type lease struct {
 	deniedAmount      int64
 	deniedUntil, fits time.Time
 
-	// rate is the demand in units a µs, measured by the units since from.
-	rate  float64
-	units int64
-	from  time.Time
-	used  time.Time
+	// demand is in units.
+	demand demand.Meter
 }
 
 // adopt makes the lease one of these rules and this life, and ends what is over. The caller holds mu.
@@ -103,25 +96,6 @@ func (l *lease) giveBack(units, atUS int64) {
 		l.backUS = atUS
 	}
 	l.back += units
-}
-
-// demand counts what is asked of the lease. The caller holds mu.
-func (l *lease) demand(amount int64, now time.Time) {
-	l.used = now
-	l.units += amount
-	if l.from.IsZero() {
-		l.from = now
-		return
-	}
-	d := now.Sub(l.from)
-	if d < demandWindow {
-		return
-	}
-	rate := float64(l.units) / float64(d.Microseconds())
-	if rate < l.rate && d < 4*demandWindow {
-		rate = (rate + l.rate) / 2
-	}
-	l.rate, l.units, l.from = rate, 0, now
 }
 
 // spend takes the amount from what is left. The caller holds mu.
@@ -171,13 +145,13 @@ func (l *lease) room() int64 {
 
 // low reports whether it is time to ask for more: little is left of what the demand needs, or of all that the last ask could get. The caller holds mu.
 func (l *lease) low(horizon time.Duration) bool {
-	return !l.asking && float64(l.left) < leaseLow*min(float64(l.top), l.rate*float64(horizon.Microseconds()))
+	return !l.asking && float64(l.left) < leaseLow*min(float64(l.top), l.demand.Within(horizon))
 }
 
 // ask begins an ask for what the demand will need; nil: none pays now. The caller holds mu, and calls answer or failed after it.
 func (l *lease) ask(holder string, amount int64, horizon time.Duration, now time.Time) *lua.Ask {
 	room, least := l.room(), leaseRequests*max(1, amount)
-	want := int64(l.rate*float64(horizon.Microseconds())) - l.left
+	want := int64(l.demand.Within(horizon)) - l.left
 	if l.asking || now.Before(l.again) || room < leaseRoom*max(1, amount) || want < least {
 		return nil
 	}

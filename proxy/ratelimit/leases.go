@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rateguard/rateguard/proxy/call"
+	"github.com/rateguard/rateguard/proxy/internal/demand"
 	"github.com/rateguard/rateguard/proxy/lua"
 )
 
@@ -33,10 +34,9 @@ type Leases struct {
 	spawn  func(func())
 
 	asks, granted, returned prometheus.Counter
-	// trip is the round trip to the store in ns: the longest of late.
-	trip atomic.Int64
-	all  sync.Map // bucket → *lease
-	size atomic.Int64
+	trip                    demand.Trip
+	all                     sync.Map // bucket → *lease
+	size                    atomic.Int64
 
 	// mu guards holding: the leases that may hold something.
 	mu      sync.Mutex
@@ -74,11 +74,6 @@ func NewLeases(cfg LeaseConfig) *Leases {
 		granted:  counter("units", "Units of leased limits that this proxy got to spend without the store."),
 		returned: counter("units_returned", "Units of leased limits that this proxy gave back."),
 	}
-}
-
-// horizon is the demand that a lease is to last for.
-func (s *Leases) horizon() time.Duration {
-	return max(leaseHorizon, leaseTrips*time.Duration(s.trip.Load()))
 }
 
 // lookup returns the lease of a bucket with its mutex held; nil: there are too many.
@@ -122,11 +117,11 @@ func (s *Leases) spend(c *call.Call, g *grant, r *rules) (d lua.Decision, done b
 			continue
 		}
 		l.adopt(r, t.rule, life, now)
-		l.demand(take.Amount, now)
+		l.demand.Add(take.Amount, now)
 		t.lease, t.generation, t.sinceUS = l, l.generation, l.sinceUS
 		if take.Held = l.spend(take.Amount, now); take.Held {
 			d.Seen[i] = l.show(now)
-			t.low = l.low(s.horizon())
+			t.low = l.low(s.trip.Horizon())
 			low = low || t.low
 		} else if seen, stands := l.denied(take.Amount, now); stands {
 			d.Seen[i], denied = seen, true
@@ -172,7 +167,7 @@ func (s *Leases) ask(g *grant, now time.Time) {
 		}
 		t.lease.mu.Lock()
 		if t.generation == t.lease.generation {
-			take.Ask = t.lease.ask(s.holder, take.Amount, s.horizon(), now)
+			take.Ask = t.lease.ask(s.holder, take.Amount, s.trip.Horizon(), now)
 		}
 		t.lease.mu.Unlock()
 	}
@@ -236,8 +231,7 @@ func (s *Leases) measure(a *lua.Ask, seen *lua.Seen, trip time.Duration) {
 	s.asks.Inc()
 	s.granted.Add(float64(seen.Lent.Units))
 	s.returned.Add(float64(a.Back))
-	// The slow ones count at once: it is they that a lease has to outlast.
-	s.trip.Store(max(int64(trip), (7*s.trip.Load()+int64(trip))/8))
+	s.trip.Took(trip)
 }
 
 // note remembers that the lease may hold something.
@@ -259,7 +253,7 @@ func (s *Leases) refill(c *call.Call, g *grant) {
 		}
 		t.lease.mu.Lock()
 		if t.generation == t.lease.generation {
-			if a := t.lease.ask(s.holder, take.Amount, s.horizon(), now); a != nil {
+			if a := t.lease.ask(s.holder, take.Amount, s.trip.Horizon(), now); a != nil {
 				r.Takes = append(r.Takes, lua.Take{Limit: take.Limit, Bucket: take.Bucket, Ask: a})
 				asked = append(asked, t)
 			}
@@ -345,7 +339,7 @@ func (s *Leases) sweep(ctx context.Context, idle time.Duration) {
 			continue
 		}
 		var a *lua.Ask
-		if now.Sub(l.used) >= idle || l.left == 0 {
+		if l.demand.Idle(now) >= idle || l.left == 0 {
 			a = l.end(s.holder)
 		}
 		t := taken{rule: l.rule, lease: l, generation: l.generation}
@@ -370,7 +364,7 @@ func (s *Leases) forget() {
 		l := v.(*lease) //nolint:forcetypeassert,errcheck // the map holds nothing else
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if l.left == 0 && l.back == 0 && !l.asking && now.Sub(l.used) > forgetLeases {
+		if l.left == 0 && l.back == 0 && !l.asking && l.demand.Idle(now) > forgetLeases {
 			l.gone = true
 			s.all.Delete(bucket)
 			s.size.Add(-1)

@@ -42,6 +42,8 @@ var Siblings = map[string]string{
 	"proxy/ratelimit proxy/lua":                   "limits are decided by scripts",
 	"proxy/ratelimit proxy/budget":                "limits and budgets are decided by one call",
 	"proxy/budget proxy/epoch":                    "nothing is taken from a lease of an epoch that was given up",
+	"proxy/budget proxy/internal/demand":          "leases of budgets and of limits have one size",
+	"proxy/ratelimit proxy/internal/demand":       "leases of budgets and of limits have one size",
 	"proxy/budget proxy/lua":                      "budgets are reserved by the same script",
 	"proxy/epoch proxy/lua":                       "where budgets stand is said by a script",
 	"schemas/price schemas/gen/rateguard/v1":      "everything speaks the generated events",
