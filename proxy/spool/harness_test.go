@@ -2,7 +2,9 @@ package spool_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -253,12 +255,18 @@ func must(tb testing.TB, err error) {
 // failure is the error of an opening whose generation a test has no use for: all of them are ended in the first one.
 func failure(_ spool.Generation, err error) error { return err }
 
-// copyDir copies a spool folder as a snapshot of its disk would.
+// copyDir copies a spool folder as a snapshot of its disk would. A segment that is removed meanwhile, as all of it is shipped, begins the copy anew.
 func copyDir(tb testing.TB, from string) string {
 	tb.Helper()
-	to := tb.TempDir()
-	must(tb, os.CopyFS(filepath.Join(to, "spool"), os.DirFS(from)))
-	return filepath.Join(to, "spool")
+	for {
+		to := filepath.Join(tb.TempDir(), "spool")
+		err := os.CopyFS(to, os.DirFS(from))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		must(tb, err)
+		return to
+	}
 }
 
 // segmentsOf lists the segment files of a spool folder.

@@ -29,7 +29,7 @@ func TestClientThatLeavesPaysForWhatWasProduced(t *testing.T) {
 	t.Parallel()
 	cases := []leaving{
 		{name: "in a stream that goes on for long", stream: true, pace: "tps=100,chunk=5", first: true, charge: counted},
-		{name: "in a stream that ends soon", stream: true, pace: "tps=1300,chunk=20", first: true, charge: exact},
+		{name: "in a stream that ends soon", stream: true, pace: "tps=2000,chunk=40", first: true, charge: exact},
 		{name: "before a stream has begun", stream: true, pace: "ttft=1m", charge: bound},
 		{name: "before a whole answer", pace: "ttft=1m", charge: bound},
 	}

@@ -132,16 +132,15 @@ func TestThreeProcessesShareALeasedLimit(t *testing.T) {
 		t.Fatalf("setting the limit: %v", err)
 	}
 	proxies := startProcesses(t, s, tenant, 3)
-	var served, tried atomic.Int64
+	var served, refused atomic.Int64
 	var dead atomic.Bool
 	start := time.Now()
 	var wg sync.WaitGroup
 	for i, p := range proxies {
 		for range 4 {
 			wg.Go(func() {
-				for time.Since(start) < 8*time.Second && (i != 0 || !dead.Load()) {
+				for (time.Since(start) < 8*time.Second || refused.Load() < burst/5) && (i != 0 || !dead.Load()) {
 					status, err := get(t, p.url+"/http/x", tenant.Key)
-					tried.Add(1)
 					switch {
 					case err != nil && i == 0 && dead.Load():
 						return
@@ -150,7 +149,9 @@ func TestThreeProcessesShareALeasedLimit(t *testing.T) {
 						return
 					case status == http.StatusOK:
 						served.Add(1)
-					case status != http.StatusTooManyRequests:
+					case status == http.StatusTooManyRequests:
+						refused.Add(1)
+					default:
 						t.Errorf("proxy %d answers %d", i, status)
 						return
 					}
@@ -158,7 +159,7 @@ func TestThreeProcessesShareALeasedLimit(t *testing.T) {
 			})
 		}
 	}
-	harness.Eventually(t, 20*time.Second, func() error {
+	harness.Eventually(t, time.Minute, func() error {
 		if n := served.Load(); n < burst/2 {
 			return fmt.Errorf("%d are served", n)
 		}
@@ -175,11 +176,11 @@ func TestThreeProcessesShareALeasedLimit(t *testing.T) {
 		lent += p.lent(t)
 	}
 	got, all := float64(served.Load()), burst+rate*elapsed
-	t.Logf("%.0f of %.0f were served in %.1f s, %d tried, %.0f of them by leases at most", got, all, elapsed, tried.Load(), lent)
+	t.Logf("%.0f of %.0f were served in %.1f s, %d refused, %.0f of them by leases at most", got, all, elapsed, refused.Load(), lent)
 	if got > all+held {
 		t.Errorf("%.0f were served, allowed are %.0f", got, all+held)
 	}
-	if float64(tried.Load()) > 1.2*all && got < all-held-0.02*all {
+	if got < all-held-0.02*all {
 		t.Errorf("%.0f were served of %.0f, and one process can have taken %d with it", got, all, held)
 	}
 	if lent == 0 {

@@ -53,7 +53,12 @@ func measure(ctx context.Context, s settings) error {
 			return fmt.Errorf("%s: %w", t.name, errors.Join(err, logs(dir)))
 		}
 	}
+	var fsync disk
 	for round := range s.rounds {
+		st.rest()
+		if err := fsync.measure(dir); err != nil {
+			return err
+		}
 		for i, t := range st.targets {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -77,7 +82,7 @@ func measure(ctx context.Context, s settings) error {
 		all[i].PeakMemory = t.process.peakMemory(t.whole)
 	}
 	_, _ = fmt.Fprintf(os.Stderr, "\r%50s\r", "")
-	return report(s, all)
+	return report(s, all, &fsync)
 }
 
 func (t target) job(stream bool) job {
