@@ -7,6 +7,7 @@ SHELL := bash
 GOLANGCI_LINT_VERSION := v2.15.0
 BUF_VERSION := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.12
+VTPROTOBUF_VERSION := v0.6.0
 
 TOOLS ?= $(HOME)/.cache/rateguard/tools
 MODULES := schemas topics proxy processors projections deploy tests
@@ -58,7 +59,7 @@ generate: proto ## Make all generated code and data again
 	@for m in $(MODULES); do (cd $$m && go generate ./...); done
 
 .PHONY: proto
-proto: tool-buf tool-protoc-gen-go ## Check the event contracts and generate their code
+proto: tool-buf tool-protoc-gen-go tool-protoc-gen-go-vtproto ## Check the event contracts and generate their code
 	@cd schemas && PATH='$(TOOLS)':"$$PATH" && buf lint && buf breaking --against baseline.binpb && buf generate
 
 .PHONY: proto-baseline
@@ -104,10 +105,12 @@ explore: ## Try the accounting protocol in every order of its events, up to 20 m
 clean: ## Remove what was built; data and tools stay
 	rm -rf bin bench/out
 
-.PHONY: tool-golangci-lint tool-buf tool-protoc-gen-go
+.PHONY: tool-golangci-lint tool-buf tool-protoc-gen-go tool-protoc-gen-go-vtproto
 tool-golangci-lint:
 	$(call tool,golangci-lint,github.com/golangci/golangci-lint/v2,$(GOLANGCI_LINT_VERSION),github.com/golangci/golangci-lint/v2/cmd/golangci-lint)
 tool-buf:
 	$(call tool,buf,github.com/bufbuild/buf,$(BUF_VERSION),github.com/bufbuild/buf/cmd/buf)
 tool-protoc-gen-go:
 	$(call tool,protoc-gen-go,google.golang.org/protobuf,$(PROTOC_GEN_GO_VERSION),google.golang.org/protobuf/cmd/protoc-gen-go)
+tool-protoc-gen-go-vtproto:
+	$(call tool,protoc-gen-go-vtproto,github.com/planetscale/vtprotobuf,$(VTPROTOBUF_VERSION),github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto)

@@ -144,7 +144,7 @@ func TestStrangeTextDoesNotReachTheLog(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, rigConfig{upstream: url})
-			if got := r.post(t, tc.path, tc.body, "X-Rateguard-Tags", tc.tags, "Idempotency-Key", long[:5000]); got.status != tc.status {
+			if got := r.post(t, tc.path, tc.body, "X-Rateguard-Tags", tc.tags, "Idempotency-Key", "\xff"+long[:5000]); got.status != tc.status {
 				t.Fatalf("got %d %.200s, want %d", got.status, got.body, tc.status)
 			}
 			r.log.row(t)

@@ -2,7 +2,6 @@ package gokakit_test
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -12,13 +11,6 @@ import (
 
 	"github.com/rateguard/rateguard/processors/gokakit"
 )
-
-func running(p *goka.Processor) error {
-	if !p.Recovered() {
-		return errors.New("not running")
-	}
-	return nil
-}
 
 // rebalancing is a group that rebalances twice and then stays.
 type rebalancing struct {
