@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/rateguard/rateguard/deploy/adminclient"
+	"github.com/rateguard/rateguard/schemas/money"
 	"github.com/rateguard/rateguard/tests/harness"
 )
 
@@ -187,6 +188,51 @@ func TestABudgetOutlivesRedis(t *testing.T) {
 	if len(a.Epochs()) < 3 {
 		t.Errorf("epochs %v: Redis was wiped 4 times", a.Epochs())
 	}
+}
+
+// smallCalls is how many calls spend the budget; RATEGUARD_SMALL_CALLS makes it a million, which spend 1.5 USD.
+func smallCalls(t *testing.T) int {
+	t.Helper()
+	return setting(t, "RATEGUARD_SMALL_CALLS", 3000)
+}
+
+// Calls of a thousand and a half nano-USD, of which no float of a dollar has one, spend a budget to the nano: as many as it has room for, and no further one.
+func TestSmallCallsSpendABudgetExactly(t *testing.T) {
+	t.Parallel()
+	const cost = 1500
+	s := harness.New(t)
+	tenant := s.Tenant(t)
+	n := smallCalls(t)
+	call := request{method: http.MethodGet, key: tenant.Key, path: "/http/x"}
+	setBudget(t, s, tenant, "all", adminclient.PutBudget{USD: "0.000000001", Period: "total"})
+	awaitHeld(t, s.ProxyURL, call, http.StatusPaymentRequired)
+	tenant.Route("http", adminclient.PutRoute{Provider: "http", BaseURL: s.MockURL, Cost: &adminclient.Cost{Mode: "per_request", USD: "0.0000015"}})
+	free := s.AwaitBalance(t, tenant, "all") // before the budget was in force, at another price
+	setBudget(t, s, tenant, "all", adminclient.PutBudget{USD: money.Nano(free + int64(n)*cost).String(), Period: "total"})
+	awaitHeld(t, s.ProxyURL, call, http.StatusOK)
+	var clients sync.WaitGroup
+	for range 16 {
+		clients.Go(func() {
+			for {
+				switch status, code := askAt(t, s.ProxyURL, call); {
+				case code == "budget_exceeded":
+					return
+				case status != http.StatusOK && code != "budget_contention":
+					t.Errorf("answer %d %s", status, code)
+					return
+				}
+			}
+		})
+	}
+	clients.Wait()
+	awaitHeld(t, s.ProxyURL, call, http.StatusPaymentRequired) // all that were refused for what was only reserved
+	if posted := s.AwaitBalance(t, tenant, "all"); posted != free+int64(n)*cost {
+		t.Errorf("%d nano-USD are posted, not those of %d calls: %d", posted-free, n, int64(n)*cost)
+	}
+	if admitted := s.ReadAdmissions(t, tenant.ID).Check(); admitted != n+int(free/harness.HTTPCostNano) {
+		t.Errorf("%d admissions", admitted)
+	}
+	t.Logf("FIGURE %d calls of %s USD spent %s USD", n, money.Nano(cost), money.Nano(int64(n)*cost))
 }
 
 // What a client hears, in its dialect, of a budget that is spent; and what the API shows of it.

@@ -14,18 +14,24 @@ import (
 	"github.com/rateguard/rateguard/tests/harness"
 )
 
-// streamSeconds is how long the stream lasts: longer than a silent process is taken for gone. RATEGUARD_STREAM_SECONDS makes it 20 minutes.
-func streamSeconds(t *testing.T) int {
+// setting is a number from the environment, or what it is without.
+func setting(t *testing.T, name string, otherwise int) int {
 	t.Helper()
-	text, ok := os.LookupEnv("RATEGUARD_STREAM_SECONDS")
+	text, ok := os.LookupEnv(name)
 	if !ok {
-		return 75
+		return otherwise
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil {
-		t.Fatalf("RATEGUARD_STREAM_SECONDS: %v", err)
+		t.Fatalf("%s: %v", name, err)
 	}
 	return n
+}
+
+// streamSeconds is how long the stream lasts: longer than a silent process is taken for gone. RATEGUARD_STREAM_SECONDS makes it 20 minutes.
+func streamSeconds(t *testing.T) int {
+	t.Helper()
+	return setting(t, "RATEGUARD_STREAM_SECONDS", 75)
 }
 
 // A long stream keeps what it has reserved until its end, also through a loss of Redis half way, while other requests come and go. Then it is charged once, by its usage.
