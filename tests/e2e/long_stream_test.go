@@ -40,6 +40,8 @@ func TestALongStreamKeepsItsReservation(t *testing.T) {
 	s := harness.New(t)
 	tenant := s.Tenant(t)
 	seconds := streamSeconds(t)
+	// It lasts for many times what it may be silent.
+	tenant.Route("openai", adminclient.PutRoute{Provider: "openai", BaseURL: s.MockURL, IdleTimeout: "15s"})
 	setBudget(t, s, tenant, "all", adminclient.PutBudget{USD: "0.000000001", Period: "total"})
 	short := request{method: http.MethodGet, key: tenant.Key, path: "/http/x"}
 	awaitHeld(t, s.ProxyURL, short, http.StatusPaymentRequired)

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bufio"
+	"fmt"
 	"net"
 	"sync"
 	"syscall"
@@ -19,6 +20,9 @@ type conn struct {
 	pool *pool
 	out  []byte // head and small bodies of requests
 
+	// silence bounds each single read of the network, 0: only the deadline does.
+	silence time.Duration
+
 	idleSince time.Time
 	peekFD    func(fd uintptr)
 	peeked    bool
@@ -32,7 +36,8 @@ type conn struct {
 }
 
 func newConn(nc net.Conn, p *pool) *conn {
-	cn := &conn{nc: nc, pool: p, br: bufio.NewReaderSize(nc, readBuffer)}
+	cn := &conn{nc: nc, pool: p}
+	cn.br = bufio.NewReaderSize(cn, readBuffer)
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			cn.raw = raw
@@ -45,7 +50,17 @@ func newConn(nc net.Conn, p *pool) *conn {
 // use puts a TLS session over the socket.
 func (cn *conn) use(nc net.Conn) {
 	cn.nc = nc
-	cn.br.Reset(nc)
+	cn.br.Reset(cn)
+}
+
+// Read reads the network. The bound of a silence is set here, where alone something is waited for: a piece of an answer may have come in part.
+func (cn *conn) Read(p []byte) (int, error) {
+	if cn.silence > 0 {
+		if err := cn.timeout(cn.silence); err != nil {
+			return 0, fmt.Errorf("setting the deadline: %w", err)
+		}
+	}
+	return cn.nc.Read(p)
 }
 
 func (cn *conn) close() { _ = cn.nc.Close() }

@@ -34,7 +34,6 @@ type Exchange struct {
 	Response
 	client *Client
 	cn     *conn
-	idle   time.Duration
 	// sent is true once the provider can have seen the request.
 	sent bool
 	// left is what is missing of the body, or of the chunk that is being read.
@@ -70,7 +69,7 @@ func (c *Client) Connect(ctx context.Context, r *Request) (*Exchange, error) {
 	if err != nil {
 		return nil, wrap(err)
 	}
-	return &Exchange{client: c, cn: cn, idle: r.Idle}, nil
+	return &Exchange{client: c, cn: cn}, nil
 }
 
 // Sent reports whether the provider can have seen the request.
@@ -95,6 +94,7 @@ func (e *Exchange) Do(r *Request) error {
 
 func (e *Exchange) do(r *Request) error {
 	cn := e.cn
+	cn.silence = 0
 	if err := cn.timeout(r.FirstByte); err != nil {
 		return fmt.Errorf("setting the deadline: %w", err)
 	}
@@ -126,6 +126,7 @@ func (e *Exchange) do(r *Request) error {
 	if writeErr != nil {
 		e.mustClose = true
 	}
+	cn.silence = r.Idle
 	return err
 }
 
@@ -162,11 +163,6 @@ func (e *Exchange) Read(p []byte) (int, error) {
 func (e *Exchange) read(p []byte) (int, error) {
 	if e.state == bodyNone || e.state == bodyDone {
 		return 0, io.EOF
-	}
-	if e.cn.br.Buffered() == 0 {
-		if err := e.cn.timeout(e.idle); err != nil {
-			return 0, fmt.Errorf("setting the deadline: %w", err)
-		}
 	}
 	switch e.state {
 	case bodyLength:

@@ -346,6 +346,39 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
+// An answer may last for longer than a silence in it may, however its pieces are cut: here each chunk's end comes with the next one's beginning.
+func TestAnAnswerOutlastsTheBoundOfASilence(t *testing.T) {
+	const silence = time.Second
+	for name, head := range map[string]string{"chunks": "Transfer-Encoding: chunked", "length": "Content-Length: 12", "to the end": "Connection: close"} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, func(c net.Conn, _ string, _ *bufio.Reader) bool {
+				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n"+head+"\r\n\r\n")
+				pace := time.NewTicker(silence / 8)
+				defer pace.Stop()
+				for i := range 12 {
+					<-pace.C
+					switch {
+					case name != "chunks":
+						_, _ = io.WriteString(c, "x")
+					case i < 11:
+						_, _ = io.WriteString(c, "1\r\nx\r")
+						<-pace.C
+						_, _ = io.WriteString(c, "\n")
+					default:
+						_, _ = io.WriteString(c, "1\r\nx\r\n0\r\n\r\n")
+					}
+				}
+				return false
+			})
+			r := request(s.addr, "POST")
+			r.FirstByte, r.Idle = silence, silence
+			if got, err := do(t, upstream.New(upstream.Config{}), r); err != nil || got.body != strings.Repeat("x", 12) {
+				t.Errorf("got %q, %v", got.body, err)
+			}
+		})
+	}
+}
+
 // CancelAt ends a wait, and the cancelled connection is not the next one's.
 func TestCancelEndsAWait(t *testing.T) {
 	var once sync.Once
