@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"net"
@@ -51,7 +52,7 @@ func sums(s *rateguardv1.SpendState, budget string) *rateguardv1.Sums {
 func (l *fakeLog) leases(t testing.TB) (leases, requests int) {
 	t.Helper()
 	left := map[string]int64{}
-	ended := map[string]bool{}
+	ended, of := map[string]bool{}, map[string]string{}
 	for _, f := range l.all() {
 		for _, e := range f.events {
 			o, end := e.GetReservationOpened(), e.GetLeaseEnded().GetOutcome()
@@ -64,9 +65,15 @@ func (l *fakeLog) leases(t testing.TB) (leases, requests int) {
 						t.Errorf("lease: %v", o)
 					}
 				}
+			case e.GetCostSettled() != nil || e.GetReservationVoided() != nil || e.GetReservationExpired() != nil:
+				o := cmp.Or(e.GetCostSettled().GetOutcome(), e.GetReservationVoided().GetOutcome(), e.GetReservationExpired().GetOutcome())
+				if o.GetLeaseId() != of[o.GetReservationId()] || o.GetOpenedBy() != "" {
+					t.Errorf("was taken from %q, and its end says: %v", of[o.GetReservationId()], o)
+				}
 			case o.GetLeaseId() != "":
 				requests++
 				id := o.GetLeaseId()
+				of[o.GetReservationId()] = id
 				if _, known := left[id]; !known || ended[id] || o.GetOp() != 0 || o.GetEpoch() == 0 {
 					t.Errorf("taken from a lease that is not open: %v", o)
 				}

@@ -50,6 +50,13 @@ func settling(id string, held, cost int64) *rateguardv1.Event {
 	}}
 }
 
+// settlingOf is the end of what was taken from the lease.
+func settlingOf(id string, held, cost int64) *rateguardv1.Event {
+	e := settling(id, held, cost)
+	e.GetCostSettled().GetOutcome().LeaseId = leaseID
+	return e
+}
+
 func leaseEnded(left int64) *rateguardv1.Event {
 	return &rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), Body: &rateguardv1.Event_LeaseEnded{
 		LeaseEnded: &rateguardv1.LeaseEnded{Outcome: outcomeOf(leaseID, voided, left, 0)},
@@ -75,20 +82,42 @@ func TestALeaseIsReservedOfItsBudgetsAndIsNoRequest(t *testing.T) {
 		{
 			"a reservation behind the charge",
 			[]*rateguardv1.Event{leased(), closing(outcomeOf(leaseID, expired, 100, 100)), taken("r/1", 30)},
-			sum{70, 30, 1, 0},
-			sum{70, 30, 1, 1},
+			sum{100, 0, 0, 0},
+			sum{100, 0, 0, 1},
 		},
 		{
 			"and its cost",
-			[]*rateguardv1.Event{leased(), closing(outcomeOf(leaseID, expired, 100, 100)), taken("r/1", 30), settling("r/1", 30, 10)},
+			[]*rateguardv1.Event{leased(), closing(outcomeOf(leaseID, expired, 100, 100)), taken("r/1", 30), settlingOf("r/1", 30, 10)},
 			sum{80, 0, 0, 1},
 			sum{80, 0, 0, 2},
 		},
 		{
 			"and the rest given back",
-			[]*rateguardv1.Event{leased(), closing(outcomeOf(leaseID, expired, 100, 100)), taken("r/1", 30), settling("r/1", 30, 10), leaseEnded(70)},
+			[]*rateguardv1.Event{leased(), closing(outcomeOf(leaseID, expired, 100, 100)), taken("r/1", 30), settlingOf("r/1", 30, 10), leaseEnded(70)},
 			sum{10, 0, 0, 1},
 			sum{10, 0, 0, 2},
+		},
+		{
+			"the rest given back before the reservation has ended",
+			[]*rateguardv1.Event{leased(), closing(outcomeOf(leaseID, expired, 100, 100)), taken("r/1", 30), leaseEnded(70)},
+			sum{30, 0, 0, 0},
+			sum{30, 0, 0, 1},
+		},
+		{
+			"and the reservation's cost behind that, said again",
+			[]*rateguardv1.Event{
+				leased(), closing(outcomeOf(leaseID, expired, 100, 100)), taken("r/1", 30), leaseEnded(70), settlingOf("r/1", 30, 10), taken("r/1", 30), settlingOf("r/1", 30, 10),
+			},
+			sum{10, 0, 0, 1},
+			sum{10, 0, 0, 2},
+		},
+		{
+			"a reservation that the closing ended with its lease",
+			[]*rateguardv1.Event{
+				leased(), taken("r/1", 30), closing(outcomeOf(leaseID, expired, 70, 70), settlingOf("r/1", 30, 30).GetCostSettled().GetOutcome()), settlingOf("r/1", 30, 10),
+			},
+			sum{80, 0, 0, 1},
+			sum{80, 0, 0, 2},
 		},
 		{
 			"a reservation that fills a hole behind the end",

@@ -48,17 +48,20 @@ var noPeriod = time.Unix(0, 0).UTC()
 
 // Keys returns the reservations and leases that Project has to be given.
 func Keys(rec runner.Record) []outcome.Key {
-	if o := rec.Event.GetReservationOpened(); o != nil {
-		keys := []outcome.Key{outcome.KeyOf(rec.Workspace, o.GetReservationId())}
-		if o.GetLeaseId() != "" {
-			keys = append(keys, outcome.KeyOf(rec.Workspace, o.GetLeaseId()))
+	var keys []outcome.Key
+	add := func(reservation, lease string) {
+		keys = append(keys, outcome.KeyOf(rec.Workspace, reservation))
+		if lease != "" {
+			keys = append(keys, outcome.KeyOf(rec.Workspace, lease))
 		}
+	}
+	if o := rec.Event.GetReservationOpened(); o != nil {
+		add(o.GetReservationId(), o.GetLeaseId())
 		return keys
 	}
 	list, _, _ := outcome.Of(rec.Event)
-	keys := make([]outcome.Key, len(list))
-	for i, o := range list {
-		keys[i] = outcome.KeyOf(rec.Workspace, o.GetReservationId())
+	for _, o := range list {
+		add(o.GetReservationId(), o.GetLeaseId())
 	}
 	return keys
 }
@@ -76,10 +79,11 @@ func Project(held map[outcome.Key]Reservation, rec runner.Record) []Change {
 	return out
 }
 
-// open takes a reservation into the open sums. One that is known is a repeat, or was ended by a record that overtook it.
+// open takes a reservation into the open sums. One that is known is a repeat, or was ended by a record that overtook it. One whose lease a closing has charged changes
+// nothing before its end: what it may cost is in that charge, also where its end is lost with a disk.
 func open(held map[outcome.Key]Reservation, rec runner.Record, o *rateguardv1.ReservationOpened) []Change {
 	key := outcome.KeyOf(rec.Workspace, o.GetReservationId())
-	if _, known := held[key]; known {
+	if _, known := held[key]; known || charged(held, rec, o.GetLeaseId()) > 0 {
 		return nil
 	}
 	r := Reservation{
@@ -90,34 +94,30 @@ func open(held map[outcome.Key]Reservation, rec runner.Record, o *rateguardv1.Re
 	if o.GetLease() {
 		return all[wholes:] // it is no request
 	}
-	if o.GetLeaseId() != "" {
-		take(held, outcome.KeyOf(rec.Workspace, o.GetLeaseId()), r, all)
-	}
+	take(held, outcome.KeyOf(rec.Workspace, o.GetLeaseId()), r, all)
 	return all
 }
 
-// take passes the holds of a reservation from its lease to it, and takes that off what its opening adds to the sums. What an open lease gives is
-// reserved already. What was charged for a lease, because nobody knew what was taken of it, is not charged any more: the reservation will tell its own cost.
+// charged is what is charged for a lease; 0 also where there is none.
+func charged(held map[outcome.Key]Reservation, rec runner.Record, id string) int64 {
+	if lease := held[outcome.KeyOf(rec.Workspace, id)]; id != "" && lease.Ended {
+		return outcome.Value(lease.CostNano)
+	}
+	return 0
+}
+
+// take passes the holds of a reservation from its lease to it, and takes that off what its opening adds to the sums: what an open lease gives is reserved already.
 func take(held map[outcome.Key]Reservation, key outcome.Key, r Reservation, all []Change) {
 	lease, known := held[key]
-	switch {
-	case !known || len(r.Holds) == 0:
+	if !known || lease.Ended {
 		return
-	case lease.Ended && outcome.Value(lease.CostNano) > 0:
-		taken := min(r.Holds[0].AmountNano, *lease.CostNano)
-		left := *lease.CostNano - taken
-		lease.CostNano = &left
-		for i := range all {
-			all[i].PostedNano -= taken
-		}
-	case !lease.Ended:
-		lease.Holds = slices.Clone(lease.Holds)
-		for i, h := range r.Holds {
-			if j := slices.IndexFunc(lease.Holds, h.SamePeriod); j >= 0 {
-				taken := min(h.AmountNano, lease.Holds[j].AmountNano)
-				lease.Holds[j].AmountNano -= taken
-				all[wholes+i].ReservedNano -= taken
-			}
+	}
+	lease.Holds = slices.Clone(lease.Holds)
+	for i, h := range r.Holds {
+		if j := slices.IndexFunc(lease.Holds, h.SamePeriod); j >= 0 {
+			taken := min(h.AmountNano, lease.Holds[j].AmountNano)
+			lease.Holds[j].AmountNano -= taken
+			all[wholes+i].ReservedNano -= taken
 		}
 	}
 	held[key] = lease
@@ -127,10 +127,14 @@ func take(held map[outcome.Key]Reservation, key outcome.Key, r Reservation, all 
 func end(held map[outcome.Key]Reservation, rec runner.Record, o *rateguardv1.Outcome) []Change {
 	key := outcome.KeyOf(rec.Workspace, o.GetReservationId())
 	r, known := held[key]
-	if !known {
-		r = Reservation{OpenedAt: outcome.OpenedAt(rec.Event, o.GetSubject()), Holds: outcome.Holds(o.GetHolds())}
-	}
 	cost := outcome.Cost(o)
+	switch {
+	case !known:
+		r = Reservation{OpenedAt: outcome.OpenedAt(rec.Event, o.GetSubject()), Holds: outcome.Holds(o.GetHolds())}
+	case r.Ended && rec.Event.GetLeaseEnded() != nil: // given back behind the charge
+		left := outcome.Value(r.CostNano) - min(outcome.Value(r.CostNano), outcome.HeldOfEach(o))
+		cost = &left
+	}
 	delta := Change{PostedNano: outcome.Value(cost) - outcome.Value(r.CostNano), Unpriced: count(cost == nil) - count(r.Ended && r.CostNano == nil)}
 	var sign int64
 	if !r.Ended {
@@ -138,6 +142,9 @@ func end(held map[outcome.Key]Reservation, rec runner.Record, o *rateguardv1.Out
 		if known {
 			delta.Open, sign = -1, -1
 		}
+	}
+	if !known {
+		delta.PostedNano -= uncharge(held, rec, o)
 	}
 	all := changes(rec.Workspace, r, delta, sign)
 	if o.GetLease() { // it is no request, and only what is charged for it counts
@@ -152,6 +159,22 @@ func end(held map[outcome.Key]Reservation, rec runner.Record, o *rateguardv1.Out
 	r.Ended, r.CostNano = true, cost
 	held[key] = r
 	return all
+}
+
+// uncharge takes what a reservation, whose opening has changed nothing, took from its lease off what is charged for that, and returns it.
+func uncharge(held map[outcome.Key]Reservation, rec runner.Record, o *rateguardv1.Outcome) int64 {
+	if rec.Event.GetProducerClosed() != nil {
+		return 0 // it has charged what was left without this one
+	}
+	charge := charged(held, rec, o.GetLeaseId())
+	taken := min(charge, outcome.HeldOfEach(o))
+	if taken > 0 {
+		key := outcome.KeyOf(rec.Workspace, o.GetLeaseId())
+		lease, left := held[key], charge-taken
+		lease.CostNano = &left
+		held[key] = lease
+	}
+	return taken
 }
 
 // wholes is how many sums count whole requests, with or without budgets: the total and the month. They stand in front of those of the budgets.

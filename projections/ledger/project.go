@@ -40,39 +40,39 @@ type Row struct {
 
 // Reasons of corrections that this projection makes itself.
 const (
-	reasonLate  = "a later end of the same reservation"
-	reasonTaken = "a reservation that was taken from the lease came later"
+	reasonLate     = "a later end of the same reservation"
+	reasonTaken    = "a reservation that was taken from the lease ended later"
+	reasonReturned = "the rest of the lease was given back later"
+)
+
+const (
+	// kindVoided is the kind of what costs nothing.
+	kindVoided = "voided"
+	// indexOfLease is where the revision of a lease stands in a record: behind the row of the one reservation that the record ends.
+	indexOfLease = 1
 )
 
 // Keys returns the reservations and leases whose newest rows Project has to be given.
 func Keys(rec runner.Record) []outcome.Key {
-	if o := lateTaking(rec); o != nil {
-		return []outcome.Key{outcome.KeyOf(rec.Workspace, o.GetReservationId()), outcome.KeyOf(rec.Workspace, o.GetLeaseId())}
-	}
 	list, _, _ := outcome.Of(rec.Event)
-	keys := make([]outcome.Key, len(list))
-	for i, o := range list {
-		keys[i] = outcome.KeyOf(rec.Workspace, o.GetReservationId())
+	keys := make([]outcome.Key, 0, len(list))
+	for _, o := range list {
+		keys = append(keys, outcome.KeyOf(rec.Workspace, o.GetReservationId()))
+		if mayUncharge(rec, o) {
+			keys = append(keys, outcome.KeyOf(rec.Workspace, o.GetLeaseId()))
+		}
 	}
 	return keys
 }
 
-// lateTaking returns the opening of a reservation whose lease may be charged; nil for any other record. Leases are charged by the closing of their
-// producer alone.
-func lateTaking(rec runner.Record) *rateguardv1.ReservationOpened {
-	o := rec.Event.GetReservationOpened()
-	if !rec.AfterClose || o.GetLeaseId() == "" || len(o.GetHolds()) == 0 {
-		return nil
-	}
-	return o
+// mayUncharge reports whether an outcome names a lease that may be charged: leases are charged by the closing of their producer alone, so that it stands behind one.
+func mayUncharge(rec runner.Record, o *rateguardv1.Outcome) bool {
+	return o.GetLeaseId() != "" && rec.Event.GetProducerClosed() == nil && (rec.AfterClose || o.GetOpenedBy() != "")
 }
 
 // Project returns the rows of one record and notes them in last, which has the newest row of each reservation. An end for a reservation that has
 // one is a correction, or nothing when it says the same: there is never a second cost. A lease is no request: it has a row only where something is charged for it.
 func Project(last map[outcome.Key]Row, rec runner.Record) []Row {
-	if o := lateTaking(rec); o != nil {
-		return uncharge(last, rec, o)
-	}
 	list, correction, reason := outcome.Of(rec.Event)
 	var rows []Row
 	for i, o := range list {
@@ -82,6 +82,9 @@ func Project(last map[outcome.Key]Row, rec runner.Record) []Row {
 		before, ended := last[key]
 		row.Revision = outcome.Revision(o)
 		switch {
+		case ended && o.GetLease() && rec.Event.GetLeaseEnded() != nil:
+			rows = append(rows, lessen(last, rec, before, o, reasonReturned)...)
+			continue
 		case ended && same(before, row):
 			continue
 		case ended:
@@ -89,6 +92,9 @@ func Project(last map[outcome.Key]Row, rec runner.Record) []Row {
 			row.Reason = reasonLate
 		case o.GetLease() && outcome.Value(row.CostNano) == 0:
 			continue
+		case mayUncharge(rec, o):
+			// A reservation that was taken from a lease which is charged tells its own cost now.
+			rows = append(rows, lessen(last, rec, last[outcome.KeyOf(rec.Workspace, o.GetLeaseId())], o, reasonTaken)...)
 		}
 		if correction {
 			row.Reason = postgres.Text(reason)
@@ -100,23 +106,22 @@ func Project(last map[outcome.Key]Row, rec runner.Record) []Row {
 	return rows
 }
 
-// uncharge returns the next revision of a lease that was charged, as a reservation that was taken from it has come to light, which will tell its
-// own cost.
-func uncharge(last map[outcome.Key]Row, rec runner.Record, o *rateguardv1.ReservationOpened) []Row {
-	if _, ended := last[outcome.KeyOf(rec.Workspace, o.GetReservationId())]; ended {
-		return nil // the closing knew it
-	}
-	key := outcome.KeyOf(rec.Workspace, o.GetLeaseId())
-	row := last[key]
-	taken := min(o.GetHolds()[0].GetAmountNanoUsd(), outcome.Value(row.CostNano))
+// lessen returns the next revision of a lease that is charged less what an outcome holds of each budget; none where nothing is charged for it. It is no estimate once
+// nothing is left.
+func lessen(last map[outcome.Key]Row, rec runner.Record, row Row, o *rateguardv1.Outcome, reason string) []Row {
+	taken := min(outcome.HeldOfEach(o), outcome.Value(row.CostNano))
 	if taken == 0 {
 		return nil
 	}
 	left := *row.CostNano - taken
 	row.Revision++
-	row.CostNano, row.DeltaNano, row.Reason = &left, -taken, reasonTaken
-	row.OccurredAt, row.ProducerID, row.Offset, row.Index = outcome.OccurredAt(rec.Event), postgres.Text(rec.Event.GetProducerId()), rec.Offset, 0
-	last[key] = row
+	row.CostNano, row.DeltaNano, row.Reason = &left, -taken, reason
+	if left == 0 {
+		row.Kind, row.Estimated = kindVoided, false
+	}
+	row.OccurredAt, row.ProducerID = outcome.OccurredAt(rec.Event), postgres.Text(rec.Event.GetProducerId())
+	row.Offset, row.Index = rec.Offset, indexOfLease
+	last[row.Key] = row
 	return []Row{row}
 }
 

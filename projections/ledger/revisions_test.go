@@ -110,9 +110,11 @@ func lease(kind rateguardv1.OutcomeKind, cost int64) *rateguardv1.Outcome {
 	}
 }
 
-func leaseEnded() *rateguardv1.Event {
-	return &rateguardv1.Event{OccurredAtUnixUs: at.UnixMicro(), ProducerId: "p", Body: &rateguardv1.Event_LeaseEnded{
-		LeaseEnded: &rateguardv1.LeaseEnded{Outcome: lease(rateguardv1.OutcomeKind_OUTCOME_KIND_VOIDED, 0)},
+func leaseEnded(left int64) *rateguardv1.Event {
+	o := lease(rateguardv1.OutcomeKind_OUTCOME_KIND_VOIDED, 0)
+	o.Holds[0].AmountNanoUsd = left
+	return &rateguardv1.Event{OccurredAtUnixUs: at.Add(time.Minute).UnixMicro(), ProducerId: "p", Body: &rateguardv1.Event_LeaseEnded{
+		LeaseEnded: &rateguardv1.LeaseEnded{Outcome: o},
 	}}
 }
 
@@ -122,6 +124,21 @@ func closedLease(kind rateguardv1.OutcomeKind, cost int64, others ...*rateguardv
 	}}
 }
 
+// settledOf is the end of a reservation of the lease.
+func settledOf(held, cost int64) *rateguardv1.Event {
+	e := settled(cost)
+	e.OccurredAtUnixUs, e.ProducerId = at.Add(time.Minute).UnixMicro(), "p"
+	o := e.GetCostSettled().GetOutcome()
+	o.LeaseId, o.Holds = leaseID, []*rateguardv1.Hold{{BudgetId: "b", AmountNanoUsd: held}}
+	return e
+}
+
+// byAnother is such an end that the next process on the folder writes.
+func byAnother(e *rateguardv1.Event) *rateguardv1.Event {
+	e.GetCostSettled().GetOutcome().OpenedBy = e.GetProducerId()
+	return e
+}
+
 // taken is the opening of a reservation of the lease, which shows when it is shipped at last.
 func taken(bound int64) *rateguardv1.Event {
 	return &rateguardv1.Event{OccurredAtUnixUs: at.Add(time.Minute).UnixMicro(), ProducerId: "p", Body: &rateguardv1.Event_ReservationOpened{
@@ -129,6 +146,13 @@ func taken(bound int64) *rateguardv1.Event {
 			ReservationId: "r/1", LeaseId: leaseID, BoundNanoUsd: &bound, Holds: []*rateguardv1.Hold{{BudgetId: "b", AmountNanoUsd: bound}},
 		},
 	}}
+}
+
+func firstOf(e *rateguardv1.Event) *rateguardv1.Outcome {
+	if list, _, _ := outcome.Of(e); len(list) > 0 {
+		return list[0]
+	}
+	return nil
 }
 
 func TestALeaseHasARowOnlyWhereItIsCharged(t *testing.T) {
@@ -142,7 +166,8 @@ func TestALeaseHasARowOnlyWhereItIsCharged(t *testing.T) {
 	}
 	const (
 		late      = "a later end of the same reservation"
-		surfaced  = "a reservation that was taken from the lease came later"
+		told      = "a reservation that was taken from the lease ended later"
+		returned  = "the rest of the lease was given back later"
 		isExpired = rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED
 		isVoided  = rateguardv1.OutcomeKind_OUTCOME_KIND_VOIDED
 	)
@@ -152,20 +177,34 @@ func TestALeaseHasARowOnlyWhereItIsCharged(t *testing.T) {
 		events []*rateguardv1.Event
 		want   []row
 	}{
-		{"given back", []*rateguardv1.Event{taken(30), leaseEnded()}, nil},
+		{"given back", []*rateguardv1.Event{taken(30), settledOf(30, 5), leaseEnded(70)}, []row{{"r/1", 1, "settled", 5, 5, ""}}},
 		{"closed, and nothing can have been taken", []*rateguardv1.Event{closedLease(isVoided, 0)}, nil},
-		{"charged", []*rateguardv1.Event{closedLease(isExpired, 100)}, []row{charge}},
-		{"charged and given back", []*rateguardv1.Event{closedLease(isExpired, 100), leaseEnded()}, []row{charge, {leaseID, 2, "voided", 0, -100, late}}},
+		{"charged", []*rateguardv1.Event{closedLease(isExpired, 100), taken(30)}, []row{charge}},
+		{"charged and given back", []*rateguardv1.Event{closedLease(isExpired, 100), leaseEnded(100), leaseEnded(100)}, []row{charge, {leaseID, 2, "voided", 0, -100, returned}}},
 		{
 			"a reservation behind the charge",
-			[]*rateguardv1.Event{closedLease(isExpired, 100), taken(30), settled(5), leaseEnded()},
-			[]row{charge, {leaseID, 2, "expired", 70, -30, surfaced}, {"r/1", 1, "settled", 5, 5, ""}, {leaseID, 3, "voided", 0, -70, late}},
+			[]*rateguardv1.Event{closedLease(isExpired, 100), taken(30), settledOf(30, 5), leaseEnded(70)},
+			[]row{charge, {leaseID, 2, "expired", 70, -30, told}, {"r/1", 1, "settled", 5, 5, ""}, {leaseID, 3, "voided", 0, -70, returned}},
 		},
-		{"one of more than the charge", []*rateguardv1.Event{closedLease(isExpired, 100), taken(130)}, []row{charge, {leaseID, 2, "expired", 0, -100, surfaced}}},
+		{
+			"one that ends behind its lease, and says so twice",
+			[]*rateguardv1.Event{closedLease(isExpired, 100), taken(30), leaseEnded(70), settledOf(30, 5), settledOf(30, 5)},
+			[]row{charge, {leaseID, 2, "expired", 30, -70, returned}, {leaseID, 3, "voided", 0, -30, told}, {"r/1", 1, "settled", 5, 5, ""}},
+		},
+		{
+			"one that the next process on the folder ends",
+			[]*rateguardv1.Event{closedLease(isExpired, 100), taken(30), byAnother(settledOf(30, 5))},
+			[]row{charge, {leaseID, 2, "expired", 70, -30, told}, {"r/1", 1, "settled", 5, 5, ""}},
+		},
+		{
+			"one of more than the charge",
+			[]*rateguardv1.Event{closedLease(isExpired, 100), taken(130), settledOf(130, 5)},
+			[]row{charge, {leaseID, 2, "voided", 0, -100, told}, {"r/1", 1, "settled", 5, 5, ""}},
+		},
 		{
 			"one that the closing knew",
-			[]*rateguardv1.Event{closedLease(isExpired, 100, closed(9).GetProducerClosed().GetEnds()...), taken(30)},
-			[]row{{"r/1", 1, "expired", 9, 9, ""}, charge},
+			[]*rateguardv1.Event{closedLease(isExpired, 100, settledOf(30, 9).GetCostSettled().GetOutcome()), taken(30), settledOf(30, 5)},
+			[]row{{"r/1", 1, "settled", 9, 9, ""}, charge, {"r/1", 2, "settled", 5, -4, late}},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -173,10 +212,16 @@ func TestALeaseHasARowOnlyWhereItIsCharged(t *testing.T) {
 			var got []row
 			behind := false
 			for _, e := range test.events {
-				for _, r := range ledger.Project(last, runner.Record{Workspace: "ws", Event: e, AfterClose: behind}) {
+				opener := firstOf(e).GetOpenedBy()
+				indexes := map[int32]bool{}
+				for _, r := range ledger.Project(last, runner.Record{Workspace: "ws", Event: e, AfterClose: behind && opener == ""}) {
+					if indexes[r.Index] {
+						t.Errorf("two rows of one record have index %d", r.Index)
+					}
+					indexes[r.Index] = true
 					got = append(got, row{r.ReservationID, r.Revision, r.Kind, outcome.Value(r.CostNano), r.DeltaNano, r.Reason})
-					if r.Reason == surfaced && (r.RequestID != "l" || r.PolicyVersion != 4 || !r.OpenedAt.Equal(at) || !r.OccurredAt.Equal(at.Add(time.Minute)) ||
-						r.ProducerID != "p" || !r.Estimated || len(r.Holds) != 1) {
+					if (r.Reason == told || r.Reason == returned) && (r.RequestID != "l" || r.PolicyVersion != 4 || !r.OpenedAt.Equal(at) || !r.OccurredAt.Equal(at.Add(time.Minute)) ||
+						r.ProducerID != "p" || r.Estimated != (outcome.Value(r.CostNano) > 0) || len(r.Holds) != 1) {
 						t.Errorf("the next revision of the lease is %+v", r)
 					}
 				}

@@ -37,7 +37,8 @@ func newAuditor(workspace string, h history) *auditor {
 // apply takes the next record of the workspace.
 func (a *auditor) apply(e *rateguardv1.Event, offset int64) {
 	o := e.GetReservationOpened()
-	taken := o != nil && spend.TakesOpening(a.state, e.GetProducerId(), o.GetReservationId())
+	taken := o != nil && spend.TakesOpening(a.state, e.GetProducerId(), o)
+	charged := spend.EndsCharged(a.state, e)
 	closed := spend.Producer(a.state, e.GetProducerId()).GetClosedAtUnixUs() != 0
 	before := make([]shown, len(o.GetHolds()))
 	for i, h := range o.GetHolds() {
@@ -68,10 +69,12 @@ func (a *auditor) apply(e *rateguardv1.Event, offset int64) {
 	default:
 		if end := firstOutcome(e); end != nil {
 			a.overran(end, offset, "provider billed beyond the bound")
-			if closed { // a correction, or an end behind the closing: Redis hears of it by the log alone
+			if closed || charged { // a correction, or an end behind the closing: Redis hears of it by the log alone
 				a.raise(end, end.GetCostNanoUsd())
 			}
-			a.ended(end, e.GetProducerId())
+			if !charged { // else nothing was held for it
+				a.ended(end, spend.OpenedBy(e, end))
+			}
 			if e.GetLeaseEnded() != nil {
 				a.leaseEnded(e, offset)
 			}
@@ -97,7 +100,7 @@ func (a *auditor) opened(o opening, taken bool, before []shown) {
 		a.lent(o)
 	}
 	if o.GetLeaseId() != "" {
-		a.takenFrom(o, before)
+		a.takenFrom(o)
 		return
 	}
 	hard := false

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/rateguard/rateguard/projections/outcome"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/schemas/money"
@@ -58,17 +60,9 @@ func NewBook(account *rateguardv1.Hold, at time.Time) *Book {
 
 // Apply takes the next record of the workspace.
 func (b *Book) Apply(e *rateguardv1.Event, offset int64) {
-	producer := spend.Producer(b.state, e.GetProducerId())
-	closed := producer.GetClosedAtUnixUs() != 0
-	var taken, uncharges bool
-	var ended spend.Closing
-	switch opened, outcomes := e.GetReservationOpened(), firstOutcome(e); {
-	case opened != nil:
-		taken = spend.TakesOpening(b.state, e.GetProducerId(), opened.GetReservationId())
-		uncharges = spend.EndedByClosing(b.state, e.GetProducerId(), opened.GetLeaseId()) == spend.ClosingEnded
-	case closed && outcomes != nil:
-		ended = spend.EndedByClosing(b.state, e.GetProducerId(), outcomes.GetReservationId())
-	}
+	opened, ending := e.GetReservationOpened(), firstOutcome(e)
+	taken := opened != nil && spend.TakesOpening(b.state, e.GetProducerId(), opened)
+	how := b.howEnded(e, ending)
 	did := spend.Fold(b.state, e)
 	if !did.New {
 		return
@@ -77,9 +71,7 @@ func (b *Book) Apply(e *rateguardv1.Event, offset int64) {
 	r := record{event: e, offset: offset, at: instant(e.GetOccurredAtUnixUs())}
 	switch body := e.GetBody().(type) {
 	case *rateguardv1.Event_ReservationOpened:
-		if taken {
-			b.open(r, body.ReservationOpened, uncharges)
-		}
+		b.open(r, opened, taken)
 	case *rateguardv1.Event_CostCorrected:
 		b.replace(r, body.CostCorrected.GetOutcome(), End{
 			By: byCorrection, Reason: body.CostCorrected.GetReason(),
@@ -91,7 +83,7 @@ func (b *Book) Apply(e *rateguardv1.Event, offset int64) {
 			}
 		}
 	default:
-		b.single(r, closed, ended)
+		b.single(r, ending, how)
 	}
 	if b.sums != before {
 		b.compare(offset)
@@ -117,20 +109,65 @@ func firstOutcome(e *rateguardv1.Event) *rateguardv1.Outcome {
 	return list[0]
 }
 
-// single takes the end of one reservation by its producer: what a closing ended before is corrected by it, and what nobody knows of is left.
-func (b *Book) single(r record, closed bool, ended spend.Closing) {
-	o := firstOutcome(r.event)
+// What the end of one reservation is.
+const (
+	endsFirst   = iota
+	endsAgain   // a closing had ended it
+	endsCharged // its opening was not counted, as what it may cost was charged for its lease
+	endsNothing // nobody knows whether a closing had ended it
+)
+
+// howEnded returns what an outcome will be to the fold.
+func (b *Book) howEnded(e *rateguardv1.Event, o *rateguardv1.Outcome) int {
+	producer := spend.OpenedBy(e, o)
+	if spend.Producer(b.state, producer).GetClosedAtUnixUs() == 0 {
+		return endsFirst
+	}
+	switch known := spend.EndedByClosing(b.state, producer, o.GetReservationId()); {
+	case known == spend.ClosingEnded:
+		return endsAgain
+	case known == spend.ClosingUnknown:
+		return endsNothing
+	case spend.EndsCharged(b.state, e):
+		return endsCharged
+	}
+	return endsFirst
+}
+
+// single takes the end of one reservation: what a closing ended before is corrected by it, and what nobody knows of is left.
+func (b *Book) single(r record, o *rateguardv1.Outcome, how int) {
 	switch {
 	case o == nil:
-	case !closed || ended == spend.ClosingNot:
+	case how == endsFirst:
 		b.end(r, o, byProducer)
-	case ended == spend.ClosingEnded:
-		var previous End
-		if held := b.listed[o.GetReservationId()]; held != nil && !held.open() {
-			previous = held.Ends[len(held.Ends)-1]
+	case how == endsCharged:
+		b.endCharged(r, o)
+	case how == endsAgain:
+		previous := b.last(o.GetReservationId())
+		if r.event.GetLeaseEnded() != nil {
+			o = restOf(previous, o)
 		}
 		b.replace(r, o, End{By: byProducer}, previous)
 	}
+}
+
+// last returns the newest revision of a reservation; zero where it has none.
+func (b *Book) last(id string) End {
+	if held := b.listed[id]; held != nil && !held.open() {
+		return held.Ends[len(held.Ends)-1]
+	}
+	return End{}
+}
+
+// restOf returns the outcome of a lease that was charged and is given back: what is left is for those that have taken from it and not ended.
+func restOf(charge End, o *rateguardv1.Outcome) *rateguardv1.Outcome {
+	left := cost(charge.Cost) - min(cost(charge.Cost), money.Nano(outcome.HeldOfEach(o)))
+	rest := proto.CloneOf(o)
+	rest.CostNanoUsd, rest.Estimated, rest.Revision = (*int64)(&left), left > 0 && charge.Estimated, charge.Revision+1
+	if left > 0 {
+		rest.Kind = rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED
+	}
+	return rest
 }
 
 // hold returns the account's part of what a reservation holds.
@@ -144,10 +181,10 @@ func (b *Book) hold(holds []*rateguardv1.Hold) (*rateguardv1.Hold, bool) {
 	return nil, false
 }
 
-// open takes an opening; uncharges says that a closing has ended the lease that it names.
-func (b *Book) open(r record, o *rateguardv1.ReservationOpened, uncharges bool) {
+// open takes an opening; counts says that it changes the sums. One that does not, as what it may cost is charged for its lease, is shown once it has ended.
+func (b *Book) open(r record, o *rateguardv1.ReservationOpened, counts bool) {
 	h, found := b.hold(o.GetHolds())
-	if !found {
+	if !found || !counts && o.GetLeaseId() == "" {
 		return
 	}
 	entry := b.listed[o.GetReservationId()]
@@ -160,36 +197,37 @@ func (b *Book) open(r record, o *rateguardv1.ReservationOpened, uncharges bool) 
 		b.unlisted++
 	}
 	if entry != nil {
-		entry.Opened, entry.Lease = newOpening(r.event, o, h, r.offset), o.GetLease()
+		entry.Opened, entry.Lease, entry.charged = newOpening(r.event, o, h, r.offset), o.GetLease(), !counts
+	}
+	if !counts {
+		return
 	}
 	change := sums{opened: 1, reserved: money.Nano(h.GetAmountNanoUsd())}
-	if o.GetLeaseId() != "" {
-		charged := b.take(r, o, money.Nano(h.GetAmountNanoUsd()), uncharges)
-		change.reserved, change.posted = charged, -charged
+	if lease := b.listed[o.GetLeaseId()]; o.GetLeaseId() != "" {
+		if change.reserved = 0; lease != nil && !r.at.After(b.at) {
+			lease.taken += money.Nano(h.GetAmountNanoUsd())
+		}
 	}
 	b.count(r.at, change)
 }
 
-// take takes what a reservation holds from its lease, and returns how much of that had been charged: it has one revision more then.
-func (b *Book) take(r record, o *rateguardv1.ReservationOpened, amount money.Nano, uncharges bool) money.Nano {
-	lease := b.listed[o.GetLeaseId()]
-	if lease == nil {
-		return 0
+// endCharged takes the end of a reservation whose opening was not counted: what is charged for its lease is less by what it took.
+func (b *Book) endCharged(r record, o *rateguardv1.Outcome) {
+	if _, found := b.hold(o.GetHolds()); !found {
+		return
 	}
-	if !r.at.After(b.at) {
-		lease.taken += amount
+	b.list(r, o, End{By: byProducer})
+	change := sums{opened: 1, ended: 1, posted: money.Nano(o.GetCostNanoUsd())}
+	charge := b.last(o.GetLeaseId())
+	if taken := min(cost(charge.Cost), money.Nano(outcome.HeldOfEach(o))); taken > 0 {
+		left := cost(charge.Cost) - taken
+		charge.At, charge.Offset, charge.Revision, charge.Cost, charge.By, charge.Reason = r.at, r.offset, charge.Revision+1, &left, byReservation, o.GetReservationId()+" was taken from it"
+		charge.Estimated = charge.Estimated && left > 0
+		lease := b.listed[o.GetLeaseId()]
+		lease.Ends = append(lease.Ends, charge)
+		change.posted -= taken
 	}
-	if !uncharges || lease.open() {
-		return 0
-	}
-	last := lease.Ends[len(lease.Ends)-1]
-	charged := min(amount, cost(last.Cost))
-	if charged > 0 {
-		left := cost(last.Cost) - charged
-		last.At, last.Offset, last.Revision, last.Cost, last.By, last.Reason = r.at, r.offset, last.Revision+1, &left, byReservation, o.GetReservationId()+" was taken from it"
-		lease.Ends = append(lease.Ends, last)
-	}
-	return charged
+	b.count(r.at, change)
 }
 
 func (b *Book) end(r record, o *rateguardv1.Outcome, by string) {

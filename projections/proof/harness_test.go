@@ -139,7 +139,7 @@ func (s *script) open(g grant) {
 func (s *script) outcome(g grant, cost int64) *rateguardv1.Outcome {
 	return &rateguardv1.Outcome{
 		ReservationId: g.id, Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, CostNanoUsd: &cost, BoundNanoUsd: &g.amount,
-		Holds: []*rateguardv1.Hold{g.hold()}, Subject: &rateguardv1.Subject{RequestId: g.id, OpenedAtUnixUs: s.now.UnixMicro()},
+		Holds: []*rateguardv1.Hold{g.hold()}, Subject: &rateguardv1.Subject{RequestId: g.id, OpenedAtUnixUs: s.now.UnixMicro()}, LeaseId: g.from,
 	}
 }
 

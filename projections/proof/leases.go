@@ -57,15 +57,9 @@ func (a *auditor) lent(o opening) {
 	}
 }
 
-// takenFrom checks what is taken from a lease. The lease's grant kept to the limits, and whatever keeps to the lease does so by that; before are what the
-// fold showed of its budgets before it.
-func (a *auditor) takenFrom(o opening, before []shown) {
+// takenFrom checks what is taken from a lease. The lease's grant kept to the limits, and whatever keeps to the lease does so by that.
+func (a *auditor) takenFrom(o opening) {
 	a.Taken++
-	for i, h := range o.GetHolds() {
-		if sums := spend.Find(a.state, h); sums != nil {
-			a.view(h).uncharged(o.producer, before[i].posted-sums.GetPostedNanoUsd())
-		}
-	}
 	breach := func(format string, args ...any) {
 		a.breach(Breach{Rule: RuleLease, Reservation: o.GetReservationId(), Offset: o.offset, Detail: fmt.Sprintf(format, args...)})
 	}

@@ -74,10 +74,48 @@ func TestLeasesAreProved(t *testing.T) {
 				s.close("p", 1, s.leaseOutcome(aLease, 500, 500))
 				s.open(taking(1, 200))
 			},
-			[4]int64{300, 200, 2, 1},
+			[4]int64{500, 0, 1, 1},
+			"l/lease",
+			[]int64{0},
+			"closing", "", 500,
+		},
+		{
+			"its end behind the charge", func(s *script) {
+				s.open(aLease)
+				s.close("p", 1, s.leaseOutcome(aLease, 500, 500))
+				s.open(taking(1, 200))
+				s.settle(taking(1, 200), 50)
+			},
+			[4]int64{350, 0, 2, 2},
 			"l/lease r1/1",
-			[]int64{0, 200},
+			[]int64{0, 0},
 			"reservation", "", 300,
+		},
+		{
+			"its end by the next process on the folder", func(s *script) {
+				s.open(aLease)
+				s.close("p", 1, s.leaseOutcome(aLease, 500, 500))
+				s.open(taking(1, 200))
+				e := s.settling(taking(1, 200), 200)
+				e.GetCostSettled().GetOutcome().OpenedBy = "p"
+				s.write(topics.Costs, ws, s.numbered("q", e))
+			},
+			[4]int64{500, 0, 2, 2},
+			"l/lease r1/1",
+			[]int64{0, 0},
+			"reservation", "", 300,
+		},
+		{
+			"the end of the lease before that", func(s *script) {
+				s.open(aLease)
+				s.close("p", 1, s.leaseOutcome(aLease, 500, 500))
+				s.open(taking(1, 200))
+				s.endLease(aLease, 300)
+			},
+			[4]int64{200, 0, 1, 1},
+			"l/lease",
+			[]int64{0},
+			"producer", "", 200,
 		},
 		{
 			"everything behind the charge", func(s *script) {

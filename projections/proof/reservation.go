@@ -21,6 +21,8 @@ type Reservation struct {
 
 	// taken is what reservations had taken from a lease at the instant.
 	taken money.Nano
+	// charged: until its end it was part of what is charged for its lease, and not shown by itself.
+	charged bool
 }
 
 // Opening is the record by which a reservation began. Posted, reserved and limit are what its grant saw, itself included; where it was taken from a
@@ -55,8 +57,8 @@ type End struct {
 	// Cost is nil where the model has no price.
 	Cost      *money.Nano `json:"cost_usd"`
 	Estimated bool        `json:"estimated"`
-	// By is "producer" (whoever opened it), "closing" (its producer was gone), "correction", or "reservation": a closing had charged a lease, and what a
-	// reservation had taken from it came to light later.
+	// By is "producer" (whoever opened it), "closing" (its producer was gone), "correction", or "reservation": a closing had charged a lease, and a
+	// reservation that had taken from it ended later.
 	By     string `json:"by"`
 	Reason string `json:"reason"`
 }
@@ -93,7 +95,7 @@ func (r *Reservation) until(at time.Time) *Reservation {
 	}
 	switch {
 	case !then.open():
-	case then.Opened == nil:
+	case then.Opened == nil || r.charged:
 		return nil
 	default:
 		then.Held = then.Opened.Amount - r.taken

@@ -49,13 +49,6 @@ func (v *view) open(o opening, h *rateguardv1.Hold) {
 	}
 }
 
-// uncharged takes what a closing had charged of a lease and a reservation holds now. Redis hears of that from the log alone; the sum stays as it is.
-func (v *view) uncharged(producer string, amount int64) {
-	if amount > 0 {
-		v.held[producer] += amount
-	}
-}
-
 // end takes the end of a reservation.
 func (v *view) end(h *rateguardv1.Hold, o *rateguardv1.Outcome, producer string, local bool) {
 	if local {

@@ -63,6 +63,8 @@ type Call struct {
 	Checks []*rateguardv1.Check
 	// Lease is what the holds are taken from; nil: they were reserved for this call. Writer: ratelimit.
 	Lease Lease
+	// LeaseID is the lease that the opening names, and the end; empty: none. Writer: emit.
+	LeaseID string
 
 	// Grant is what the limits gave, to be settled when the end stands in the log; nil: nothing. LimitHeaders go out with every answer.
 	// Writer: ratelimit.

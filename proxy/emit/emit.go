@@ -90,6 +90,9 @@ func (e *Emitter) finish(c *call.Call, err error) {
 // Open appends the event that must stand in the log before the request is sent. On an error nothing may be sent.
 func (e *Emitter) Open(c *call.Call) error {
 	c.OpenedAt = time.Now()
+	if c.Lease != nil {
+		c.LeaseID = c.Lease.ID() // its end names it too, when nothing is held of the lease any more
+	}
 	record, err := e.record(c, topics.Costs, headersOpened, opened(c))
 	if err == nil {
 		c.LogGeneration, c.Opened, err = e.appendOpen(c.Workspace.ID, c.Epoch, c.Lease, record)

@@ -48,10 +48,7 @@ func event(c *call.Call, suffix string, at time.Time) *rateguardv1.Event {
 
 func opened(c *call.Call) *rateguardv1.Event {
 	o := &rateguardv1.ReservationOpened{
-		ReservationId: call.ReservationID(c), Subject: subject(c), Holds: c.Holds, Epoch: c.Epoch, Op: c.Op, Context: c.Context,
-	}
-	if c.Lease != nil {
-		o.LeaseId = c.Lease.ID()
+		ReservationId: call.ReservationID(c), Subject: subject(c), Holds: c.Holds, Epoch: c.Epoch, Op: c.Op, Context: c.Context, LeaseId: c.LeaseID,
 	}
 	if c.Quote.Bounded {
 		o.BoundNanoUsd = (*int64)(&c.Quote.Bound)
@@ -68,7 +65,7 @@ func opened(c *call.Call) *rateguardv1.Event {
 func end(c *call.Call, now time.Time) (*rateguardv1.Event, []envelope.Header) {
 	r := &c.Result
 	o := &rateguardv1.Outcome{
-		ReservationId: call.ReservationID(c), Revision: 1, Kind: r.Kind, Estimated: r.Estimated, Subject: subject(c), Holds: c.Holds,
+		ReservationId: call.ReservationID(c), Revision: 1, Kind: r.Kind, Estimated: r.Estimated, Subject: subject(c), Holds: c.Holds, LeaseId: c.LeaseID,
 	}
 	if r.HasCost {
 		o.CostNanoUsd = (*int64)(&r.Cost)

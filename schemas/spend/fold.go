@@ -37,16 +37,10 @@ func Fold(s *rateguardv1.SpendState, e *rateguardv1.Event) Effect {
 	switch body := e.GetBody().(type) {
 	case *rateguardv1.Event_ReservationOpened:
 		f.open(body.ReservationOpened)
-	case *rateguardv1.Event_CostSettled:
-		f.end(body.CostSettled.GetOutcome())
-	case *rateguardv1.Event_ReservationVoided:
-		f.end(body.ReservationVoided.GetOutcome())
-	case *rateguardv1.Event_ReservationExpired:
-		f.end(body.ReservationExpired.GetOutcome())
+	case *rateguardv1.Event_CostSettled, *rateguardv1.Event_ReservationVoided, *rateguardv1.Event_ReservationExpired, *rateguardv1.Event_LeaseEnded:
+		f.end(outcomeOf(e))
 	case *rateguardv1.Event_CostCorrected:
 		f.correct(body.CostCorrected)
-	case *rateguardv1.Event_LeaseEnded:
-		f.end(body.LeaseEnded.GetOutcome())
 	case *rateguardv1.Event_ProducerClosed:
 		f.closeProducer(body.ProducerClosed)
 	case *rateguardv1.Event_BudgetsInstalled:
@@ -73,22 +67,17 @@ func (f *folding) note(kind, detail string) {
 	f.Notes = append(f.Notes, fold.Note{Kind: kind, Detail: detail})
 }
 
-// open adds what a reservation holds, unless its producer was closed and the closing ended it before its opening came: a closing also ends what
-// stands nowhere but in Redis. Where it is not known what the closing ended, the end will not be counted either. What is taken from a lease
-// is reserved already, or charged: then it is not charged any more, as what comes of it will be told.
+// open adds what a reservation holds, unless its producer was closed and the closing ended it before its opening came, or the lease that it is taken from: a closing also
+// ends what stands nowhere but in Redis. Where it is not known what the closing ended, the end will not be counted either. What is taken from a lease is reserved already.
 func (f *folding) open(o *rateguardv1.ReservationOpened) {
-	if !TakesOpening(f.state, f.event.GetProducerId(), o.GetReservationId()) {
+	if !TakesOpening(f.state, f.event.GetProducerId(), o) {
 		return
 	}
-	charged, over := f.uncharge(o)
 	open := func(sums *rateguardv1.Sums, hold *rateguardv1.Hold) {
 		sums.Opened++
-		reserved := held(o.BoundNanoUsd, hold)
-		if hold != nil && o.GetLeaseId() != "" && !over {
-			reserved = 0
+		if hold == nil || o.GetLeaseId() == "" {
+			sums.ReservedNanoUsd = f.add(sums.GetReservedNanoUsd(), held(o.BoundNanoUsd, hold))
 		}
-		sums.ReservedNanoUsd = f.add(sums.GetReservedNanoUsd(), reserved)
-		sums.PostedNanoUsd = f.add(sums.GetPostedNanoUsd(), -charged)
 	}
 	if !o.GetLease() {
 		f.eachTotal(o.GetSubject(), open)
@@ -96,27 +85,9 @@ func (f *folding) open(o *rateguardv1.ReservationOpened) {
 	f.eachHold(o.GetSubject(), o.GetHolds(), open)
 }
 
-// uncharge takes what a reservation takes from its lease off what the closing of the lease's producer has charged for it, and returns that. Over says that the closing has
-// ended the lease, so that no sum has the amount as reserved any more.
-func (f *folding) uncharge(o *rateguardv1.ReservationOpened) (charged int64, over bool) {
-	if o.GetLeaseId() == "" || len(o.GetHolds()) == 0 {
-		return 0, false
-	}
-	p := Producer(f.state, f.event.GetProducerId())
-	i, over := findEnd(p, o.GetLeaseId())
-	if !over {
-		return 0, false
-	}
-	end := p.GetClosedEnds()[i]
-	charged = min(o.GetHolds()[0].GetAmountNanoUsd(), end.GetCostNanoUsd())
-	left := end.GetCostNanoUsd() - charged
-	end.CostNanoUsd = &left
-	return charged, true
-}
-
 // end applies a first end, unless its producer was closed and the closing ended the reservation already.
 func (f *folding) end(o *rateguardv1.Outcome) {
-	p := Producer(f.state, f.event.GetProducerId())
+	p := Producer(f.state, OpenedBy(f.event, o))
 	if p.GetClosedAtUnixUs() == 0 {
 		f.firstEnd(o)
 		return
@@ -125,14 +96,51 @@ func (f *folding) end(o *rateguardv1.Outcome) {
 	switch {
 	case found:
 		end := p.GetClosedEnds()[i]
+		if o.GetLease() {
+			o = restOf(end, o)
+		}
 		f.replace(o, end.CostNanoUsd, end.GetEstimated())
 		end.CostNanoUsd, end.Estimated = o.CostNanoUsd, o.GetEstimated()
 	case p.GetClosedEndsCut():
 		// Counting it could charge twice, dropping it can at most leave an estimate standing.
 		f.note(noteUnmatchedEnd, o.GetReservationId())
+	case chargedFor(f.state, p.GetProducerId(), o.GetLeaseId()):
+		i, _ := findEnd(p, o.GetLeaseId())
+		f.endCharged(o, p.GetClosedEnds()[i])
 	default:
 		f.firstEnd(o)
 	}
+}
+
+// restOf returns what an outcome, by which its holder gives a lease back, leaves of what a closing has charged for it: the part of those that have taken from it and not
+// ended. It is no estimate once nothing is left.
+func restOf(charge *rateguardv1.ClosedEnd, o *rateguardv1.Outcome) *rateguardv1.Outcome {
+	left := charge.GetCostNanoUsd() - min(charge.GetCostNanoUsd(), heldOfEach(o))
+	return &rateguardv1.Outcome{Subject: o.GetSubject(), Holds: o.GetHolds(), CostNanoUsd: &left, Estimated: left > 0 && charge.GetEstimated()}
+}
+
+// endCharged applies the end of a reservation whose opening was not counted, as what it may cost was charged for its lease: that charge is less by what it took.
+func (f *folding) endCharged(o *rateguardv1.Outcome, charge *rateguardv1.ClosedEnd) {
+	taken := min(charge.GetCostNanoUsd(), heldOfEach(o))
+	left := charge.GetCostNanoUsd() - taken
+	settled := left == 0 && charge.GetEstimated()
+	charge.CostNanoUsd, charge.Estimated = &left, charge.GetEstimated() && !settled
+	f.each(o.GetSubject(), o.GetHolds(), func(sums *rateguardv1.Sums, _ *rateguardv1.Hold) {
+		sums.Opened++
+		sums.Ended++
+		sums.PostedNanoUsd = f.add(f.add(sums.GetPostedNanoUsd(), o.GetCostNanoUsd()), -taken)
+		sums.Estimated = step(sums.GetEstimated(), settled, false) + count(o.GetEstimated())
+		sums.Unpriced += count(o.CostNanoUsd == nil)
+	})
+	f.alert(o)
+}
+
+// heldOfEach is what an outcome of a lease, or of what was taken from one, holds of each budget.
+func heldOfEach(o *rateguardv1.Outcome) int64 {
+	if len(o.GetHolds()) == 0 {
+		return 0
+	}
+	return o.GetHolds()[0].GetAmountNanoUsd()
 }
 
 func (f *folding) firstEnd(o *rateguardv1.Outcome) {

@@ -25,6 +25,20 @@ func taken(producer string, seq uint64, id, lease string, bound int64) *rateguar
 	return e
 }
 
+// settledOf is the end of what was taken from a lease.
+func settledOf(producer string, seq uint64, id, lease string, bound, cost int64) *rateguardv1.Event {
+	e := settled(producer, seq, id, bound, cost)
+	e.GetCostSettled().GetOutcome().LeaseId = lease
+	return e
+}
+
+// leftover is such an end by the next process on the folder.
+func leftover(id, lease, opener string, bound, cost int64) *rateguardv1.Event {
+	e := settledOf("next", 1, id, lease, bound, cost)
+	e.GetCostSettled().GetOutcome().OpenedBy = opener
+	return e
+}
+
 // rest is the outcome of a lease of which that much was not taken.
 func rest(id string, left, cost int64) *rateguardv1.Outcome {
 	o := outcomeOf(id, left, proto.Int64(cost), cost > 0)
@@ -64,28 +78,59 @@ func TestLeases(t *testing.T) {
 			[]*rateguardv1.Event{leased("p", 1, "l", 100), taken("p", 2, "r1", "l", 30), closed(1, "p", 2, expired("r1", 30, 30), rest("l", 70, 70))},
 			&rateguardv1.Sums{PostedNanoUsd: 100, Opened: 2, Ended: 2, Estimated: 2}, &rateguardv1.Sums{PostedNanoUsd: 100, Opened: 1, Ended: 1, Estimated: 2}, "",
 		},
-		"what surfaces later is charged as itself": {
-			[]*rateguardv1.Event{leased("p", 1, "l", 100), closed(1, "p", 1, rest("l", 100, 100)), taken("p", 2, "r1", "l", 30), settled("p", 3, "r1", 30, 20)},
+		"what surfaces later is charged as itself once it has ended": {
+			[]*rateguardv1.Event{leased("p", 1, "l", 100), closed(1, "p", 1, rest("l", 100, 100)), taken("p", 2, "r1", "l", 30), settledOf("p", 3, "r1", "l", 30, 20)},
 			&rateguardv1.Sums{PostedNanoUsd: 90, Opened: 2, Ended: 2, Estimated: 1}, &rateguardv1.Sums{PostedNanoUsd: 90, Opened: 1, Ended: 1, Estimated: 1}, "",
 		},
-		"and holds its bound while it is open": {
+		"and is part of the charge until then, which may be for ever": {
 			[]*rateguardv1.Event{leased("p", 1, "l", 100), closed(1, "p", 1, rest("l", 100, 100)), taken("p", 2, "r1", "l", 30)},
-			&rateguardv1.Sums{PostedNanoUsd: 70, ReservedNanoUsd: 30, Opened: 2, Ended: 1, Estimated: 1},
-			&rateguardv1.Sums{PostedNanoUsd: 70, ReservedNanoUsd: 30, Opened: 1, Estimated: 1}, "",
+			&rateguardv1.Sums{PostedNanoUsd: 100, Opened: 1, Ended: 1, Estimated: 1}, &rateguardv1.Sums{PostedNanoUsd: 100, Estimated: 1}, "",
+		},
+		"the next process on its folder ends it as well": {
+			[]*rateguardv1.Event{leased("p", 1, "l", 100), closed(1, "p", 1, rest("l", 100, 100)), taken("p", 2, "r1", "l", 30), leftover("r1", "l", "p", 30, 25)},
+			&rateguardv1.Sums{PostedNanoUsd: 95, Opened: 2, Ended: 2, Estimated: 1}, &rateguardv1.Sums{PostedNanoUsd: 95, Opened: 1, Ended: 1, Estimated: 1}, "",
 		},
 		"the end of a lease that surfaces later takes the rest of the charge back": {
 			[]*rateguardv1.Event{
-				leased("p", 1, "l", 100), closed(1, "p", 1, rest("l", 100, 100)), taken("p", 2, "r1", "l", 30), settled("p", 3, "r1", 30, 20), leaseEnded("p", 4, "l", 70),
+				leased("p", 1, "l", 100), closed(1, "p", 1, rest("l", 100, 100)), taken("p", 2, "r1", "l", 30), settledOf("p", 3, "r1", "l", 30, 20), leaseEnded("p", 4, "l", 70),
 			},
 			&rateguardv1.Sums{PostedNanoUsd: 20, Opened: 2, Ended: 2, Corrected: 1}, &rateguardv1.Sums{PostedNanoUsd: 20, Opened: 1, Ended: 1, Corrected: 1}, "",
 		},
+		"and leaves what is for those that have not ended": {
+			[]*rateguardv1.Event{leased("p", 1, "l", 100), closed(1, "p", 1, rest("l", 100, 100)), taken("p", 2, "r1", "l", 30), leaseEnded("p", 3, "l", 70)},
+			&rateguardv1.Sums{PostedNanoUsd: 30, Opened: 1, Ended: 1, Corrected: 1, Estimated: 1}, &rateguardv1.Sums{PostedNanoUsd: 30, Corrected: 1, Estimated: 1}, "",
+		},
+		"which take it off when they end": {
+			[]*rateguardv1.Event{
+				leased("p", 1, "l", 100), closed(1, "p", 1, rest("l", 100, 100)), taken("p", 2, "r1", "l", 30), leaseEnded("p", 3, "l", 70), settledOf("p", 4, "r1", "l", 30, 20),
+			},
+			&rateguardv1.Sums{PostedNanoUsd: 20, Opened: 2, Ended: 2, Corrected: 1}, &rateguardv1.Sums{PostedNanoUsd: 20, Opened: 1, Ended: 1, Corrected: 1}, "",
+		},
+		"what had opened before the closing is ended by it, and its end corrects that": {
+			[]*rateguardv1.Event{
+				leased("p", 1, "l", 100), taken("p", 2, "r1", "l", 30), closed(1, "p", 2, expired("r1", 30, 30), rest("l", 70, 70)), settledOf("p", 3, "r1", "l", 30, 20),
+			},
+			&rateguardv1.Sums{PostedNanoUsd: 90, Opened: 2, Ended: 2, Corrected: 1, Estimated: 1}, nil, "",
+		},
 		"a lease that stood in Redis alone is charged, and its opening comes too late": {
-			[]*rateguardv1.Event{closed(1, "p", 0, rest("l", 0, 100)), leased("p", 1, "l", 100), taken("p", 2, "r1", "l", 30), settled("p", 3, "r1", 30, 20)},
+			[]*rateguardv1.Event{closed(1, "p", 0, rest("l", 0, 100)), leased("p", 1, "l", 100), taken("p", 2, "r1", "l", 30), settledOf("p", 3, "r1", "l", 30, 20)},
 			&rateguardv1.Sums{PostedNanoUsd: 90, Opened: 1, Ended: 2, Estimated: 1}, &rateguardv1.Sums{PostedNanoUsd: 90, Opened: 1, Ended: 1, Estimated: 1}, "",
 		},
-		"an opening that fills a hole behind all of that is reserved until it ends": {
-			[]*rateguardv1.Event{leased("p", 1, "l", 100), closed(1, "p", 1, rest("l", 100, 100)), leaseEnded("p", 3, "l", 70), taken("p", 2, "r1", "l", 30)},
-			&rateguardv1.Sums{ReservedNanoUsd: 30, Opened: 2, Ended: 1, Corrected: 1}, nil, "sequence_hole",
+		"one that no closing knew is a lease like any other": {
+			[]*rateguardv1.Event{closed(1, "p", 0), leased("p", 1, "l", 100), taken("p", 2, "r1", "l", 30), settledOf("p", 3, "r1", "l", 30, 20), leaseEnded("p", 4, "l", 70)},
+			&rateguardv1.Sums{PostedNanoUsd: 20, Opened: 2, Ended: 2}, &rateguardv1.Sums{PostedNanoUsd: 20, Opened: 1, Ended: 1}, "",
+		},
+		"an opening that fills a hole behind all of that is part of the charge as well": {
+			[]*rateguardv1.Event{
+				leased("p", 1, "l", 100), closed(1, "p", 1, rest("l", 100, 100)), leaseEnded("p", 3, "l", 70), taken("p", 2, "r1", "l", 30), settledOf("p", 4, "r1", "l", 30, 20),
+			},
+			&rateguardv1.Sums{PostedNanoUsd: 20, Opened: 2, Ended: 2, Corrected: 1}, nil, "sequence_hole",
+		},
+		"and one behind its own end changes nothing": {
+			[]*rateguardv1.Event{
+				leased("p", 1, "l", 100), closed(1, "p", 1, rest("l", 100, 100)), settledOf("p", 3, "r1", "l", 30, 20), taken("p", 2, "r1", "l", 30), leaseEnded("p", 4, "l", 70),
+			},
+			&rateguardv1.Sums{PostedNanoUsd: 20, Opened: 2, Ended: 2, Corrected: 1}, nil, "sequence_hole",
 		},
 		"repeats change nothing": {
 			[]*rateguardv1.Event{
@@ -119,13 +164,14 @@ func TestLeasesAddUp(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		s := new(rateguardv1.SpendState)
-		left, open, charged := map[string]int64{}, map[string]reservation{}, map[string]int64{}
+		// late have taken from a lease that was charged, and not ended.
+		left, open, late, charged := map[string]int64{}, map[string]reservation{}, map[string]reservation{}, map[string]int64{}
 		seq, posted, granted, closing := uint64(0), int64(0), int64(0), false
 		next := func() uint64 { seq++; return seq }
 		pick := func(what string, n int) int { return rapid.IntRange(0, n-1).Draw(t, what) }
 		apply := func(e *rateguardv1.Event) { spend.Fold(s, e) }
 		for i := range rapid.IntRange(1, 60).Draw(t, "steps") {
-			switch pick("what", 6) {
+			switch pick("what", 7) {
 			case 0:
 				if closing {
 					continue
@@ -143,9 +189,9 @@ func TestLeasesAddUp(t *testing.T) {
 					r := fmt.Sprintf("r%d", i)
 					apply(taken("p", next(), r, id, b))
 					left[id] -= b
-					open[r] = reservation{id, b}
-					if closing {
-						charged[id] -= b
+					if open[r] = (reservation{id, b}); closing {
+						late[r] = open[r]
+						delete(open, r)
 					}
 					break
 				}
@@ -153,9 +199,19 @@ func TestLeasesAddUp(t *testing.T) {
 				for _, id := range sorted(open) {
 					r := open[id]
 					cost := rapid.Int64Range(0, r.bound).Draw(t, "cost")
-					apply(settled("p", next(), id, r.bound, cost))
+					apply(settledOf("p", next(), id, r.lease, r.bound, cost))
 					posted += cost
 					delete(open, id)
+					break
+				}
+			case 6:
+				for _, id := range sorted(late) {
+					r := late[id]
+					cost := rapid.Int64Range(0, r.bound).Draw(t, "cost")
+					apply(settledOf("p", next(), id, r.lease, r.bound, cost))
+					posted += cost
+					charged[r.lease] -= r.bound
+					delete(late, id)
 					break
 				}
 			case 4:
@@ -163,7 +219,9 @@ func TestLeasesAddUp(t *testing.T) {
 					n := left[id]
 					apply(leaseEnded("p", next(), id, n))
 					delete(left, id)
-					delete(charged, id)
+					if closing {
+						charged[id] -= n
+					}
 					break
 				}
 			case 5:
@@ -187,10 +245,11 @@ func TestLeasesAddUp(t *testing.T) {
 			for _, r := range open {
 				reserved += r.bound
 			}
-			for id, n := range left {
-				if closing {
-					unknown += charged[id]
-				} else {
+			for _, n := range charged {
+				unknown += n
+			}
+			for _, n := range left {
+				if !closing {
 					reserved += n
 				}
 			}

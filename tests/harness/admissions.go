@@ -37,6 +37,8 @@ type Admissions struct {
 	costs  map[string]int64
 	// returned has the numbers of the records by which producers gave their leases back.
 	returned map[string]uint64
+	// late are reservations from leases that a closing had charged before they were opened: until they end they are in that charge.
+	late map[string]bool
 }
 
 // admission is an opening with who wrote it, and its number among the writer's records.
@@ -50,7 +52,7 @@ type admission struct {
 func NewAdmissions(tb testing.TB) *Admissions {
 	return &Admissions{
 		tb: tb, marks: map[string]uint64{}, closed: map[string]bool{}, opened: map[string]admission{}, holds: map[string][]*rateguardv1.Hold{},
-		costs: map[string]int64{}, returned: map[string]uint64{},
+		costs: map[string]int64{}, returned: map[string]uint64{}, late: map[string]bool{},
 	}
 }
 
@@ -95,6 +97,13 @@ func (a *Admissions) Take(e *rateguardv1.Event) {
 		a.marks[e.GetProducerId()] = n
 	}
 	end := func(o *rateguardv1.Outcome) {
+		if opened, known := a.opened[o.GetReservationId()]; known && o.GetLeaseId() != opened.GetLeaseId() {
+			a.tb.Errorf("%s was taken from lease %q, and its end says %q", o.GetReservationId(), opened.GetLeaseId(), o.GetLeaseId())
+		}
+		if a.late[o.GetReservationId()] {
+			delete(a.late, o.GetReservationId())
+			a.lessen(a.opened[o.GetReservationId()].GetLeaseId(), o)
+		}
 		a.costs[o.GetReservationId()] = o.GetCostNanoUsd()
 		a.holds[o.GetReservationId()] = o.GetHolds()
 	}
@@ -108,7 +117,11 @@ func (a *Admissions) Take(e *rateguardv1.Event) {
 	case *rateguardv1.Event_ReservationExpired:
 		end(b.ReservationExpired.GetOutcome())
 	case *rateguardv1.Event_LeaseEnded:
-		end(b.LeaseEnded.GetOutcome())
+		if o := b.LeaseEnded.GetOutcome(); a.costs[o.GetReservationId()] > 0 {
+			a.lessen(o.GetReservationId(), o)
+		} else {
+			end(o)
+		}
 		a.returned[b.LeaseEnded.GetOutcome().GetReservationId()] = e.GetSequence()
 	case *rateguardv1.Event_ProducerClosed:
 		c := b.ProducerClosed
@@ -121,13 +134,20 @@ func (a *Admissions) Take(e *rateguardv1.Event) {
 	}
 }
 
-// open takes an opening. What a closing had charged of a lease is less by what turns out to have been taken from it.
+// open takes an opening.
 func (a *Admissions) open(o admission) {
 	_, known := a.costs[o.GetReservationId()]
-	if charge, ended := a.costs[o.GetLeaseId()]; ended && !known && a.closed[o.producer] && len(o.GetHolds()) > 0 {
-		a.costs[o.GetLeaseId()] = max(0, charge-o.GetHolds()[0].GetAmountNanoUsd())
-	}
+	_, ended := a.costs[o.GetLeaseId()]
+	a.late[o.GetReservationId()] = ended && !known && a.closed[o.producer]
 	a.opened[o.GetReservationId()] = o
+}
+
+// lessen takes what an outcome holds of each budget off what a closing has charged for a lease: a reservation that had taken it tells its own cost, or the lease was given
+// back.
+func (a *Admissions) lessen(lease string, o *rateguardv1.Outcome) {
+	if len(o.GetHolds()) > 0 {
+		a.costs[lease] = max(0, a.costs[lease]-o.GetHolds()[0].GetAmountNanoUsd())
+	}
 }
 
 // grant is one hold of an admission.
@@ -199,6 +219,9 @@ func (a *Admissions) least(id string, amount int64, taken []admission) int64 {
 	var sum int64
 	left := amount
 	for _, o := range taken {
+		if a.late[o.GetReservationId()] {
+			continue // it is in what is charged
+		}
 		b := o.GetHolds()[0].GetAmountNanoUsd()
 		sum += a.least(o.GetReservationId(), b, nil)
 		left -= b
@@ -247,10 +270,10 @@ func (a *Admissions) checkTaken(id string, all []admission) {
 	}
 }
 
-// Posted returns what the log says that a budget has posted over all its balances and periods, and how many reservations and leases are open.
+// Posted returns what the log says that a budget has posted over all its balances and periods, and how many reservations and leases are open and reserve something.
 func (a *Admissions) Posted(budget string) (posted int64, open int) {
 	for id := range a.opened {
-		if _, ended := a.costs[id]; !ended {
+		if _, ended := a.costs[id]; !ended && !a.late[id] {
 			open++
 		}
 	}

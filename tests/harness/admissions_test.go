@@ -25,6 +25,8 @@ func (l *listener) Errorf(format string, args ...any) {
 type script struct {
 	*harness.Admissions
 	sequence map[string]uint64
+	// leases are what reservations were taken from.
+	leases map[string]string
 }
 
 func (s *script) write(producer string, e *rateguardv1.Event) {
@@ -55,11 +57,13 @@ func outcome(id string, held, cost int64) *rateguardv1.Outcome {
 
 func (s *script) open(producer string, all ...*rateguardv1.ReservationOpened) {
 	for _, o := range all {
+		s.leases[o.GetReservationId()] = o.GetLeaseId()
 		s.write(producer, &rateguardv1.Event{Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: o}})
 	}
 }
 
 func (s *script) settle(producer string, o *rateguardv1.Outcome) {
+	o.LeaseId = s.leases[o.GetReservationId()]
 	s.write(producer, &rateguardv1.Event{Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{Outcome: o}}})
 }
 
@@ -68,6 +72,9 @@ func (s *script) end(producer string, left int64) {
 }
 
 func (s *script) close(producer string, ends ...*rateguardv1.Outcome) {
+	for _, o := range ends {
+		o.LeaseId = s.leases[o.GetReservationId()]
+	}
 	s.write("closer", &rateguardv1.Event{Body: &rateguardv1.Event_ProducerClosed{ProducerClosed: &rateguardv1.ProducerClosed{
 		ProducerId: producer, Mark: s.sequence[producer], Ends: ends,
 	}}})
@@ -108,6 +115,17 @@ func TestLeasesAreCheckedByAPlainReader(t *testing.T) {
 			s.settle("p", outcome("r/1", 200, 50))
 			s.end("p", 300)
 		}, "", 1, 50, 0},
+		{"charged, and one opened whose end is lost", func(s *script) {
+			s.open("p", lease())
+			s.close("p", outcome("l/lease", 500, 500))
+			s.open("p", taken("r/1", 200))
+		}, "", 1, 500, 0},
+		{"charged, and the rest told before one that was taken", func(s *script) {
+			s.open("p", lease())
+			s.close("p", outcome("l/lease", 500, 500))
+			s.open("p", taken("r/1", 200))
+			s.end("p", 300)
+		}, "", 1, 200, 0},
 		{"charged but for one that the closing knew", func(s *script) {
 			s.open("p", lease(), taken("r/1", 200))
 			s.close("p", outcome("l/lease", 300, 300), outcome("r/1", 200, 200))
@@ -147,11 +165,16 @@ func TestLeasesAreCheckedByAPlainReader(t *testing.T) {
 		{"another epoch", changed(func(o *rateguardv1.ReservationOpened) { o.Epoch = 2 }), "of epoch 2", 1, 0, 2},
 		{"less than its bound", changed(func(o *rateguardv1.ReservationOpened) { o.Holds[0].AmountNanoUsd = 100 }), "its bound is 200", 1, 0, 2},
 		{"another budget", changed(func(o *rateguardv1.ReservationOpened) { o.Holds[0].PeriodStartUnixUs = 1 }), "which holds false", 1, 0, 2},
+		{"an end that does not name it", func(s *script) {
+			s.open("p", lease(), taken("r/1", 200))
+			delete(s.leases, "r/1")
+			s.settle("p", outcome("r/1", 200, 50))
+		}, "and its end says", 1, 50, 1},
 		{"a budget more", changed(func(o *rateguardv1.ReservationOpened) { o.Holds = append(o.Holds, hold("b", 200, 0, 0)) }), "holds of 2 budgets", 1, 0, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			l := &listener{TB: t}
-			s := &script{harness.NewAdmissions(l), map[string]uint64{}}
+			s := &script{harness.NewAdmissions(l), map[string]uint64{}, map[string]string{}}
 			test.write(s)
 			if got := s.Check(); got != test.requests {
 				t.Errorf("%d requests were admitted, want %d", got, test.requests)

@@ -56,14 +56,16 @@ func nameOf(scope, budget string) string {
 // TestLeasesAreProjectedAsTheyAreFolded looks at the sums after each record of many schedules: what fold, balances and ledger show has to be equal.
 func TestLeasesAreProjectedAsTheyAreFolded(t *testing.T) {
 	t.Parallel()
-	var charged, late, returned int
+	var charged, late, returned, lost int
 	for seed := range uint64(300) {
 		w := newLeaseWorld(seed)
 		w.run(250)
 		if seed%2 == 0 {
 			w.finish()
+		} else {
+			w.deliver() // a plain reader takes for open what Redis knows to have ended
 		}
-		charged, late, returned = charged+w.charged, late+w.late, returned+w.returned
+		charged, late, returned, lost = charged+w.charged, late+w.late, returned+w.returned, lost+w.lost
 
 		state := new(rateguardv1.SpendState)
 		held, last := map[outcome.Key]balances.Reservation{}, map[outcome.Key]ledger.Row{}
@@ -111,8 +113,8 @@ func TestLeasesAreProjectedAsTheyAreFolded(t *testing.T) {
 			t.Errorf("seed %d: everything has ended, and %d is reserved", seed, s.Reserved)
 		}
 	}
-	if charged < 50 || late < 50 || returned < 50 {
-		t.Errorf("the schedules charged %d leases, %d reservations and %d leases surfaced late: too few", charged, late, returned)
+	if charged < 50 || late < 50 || returned < 50 || lost < 50 {
+		t.Errorf("the schedules charged %d leases, %d reservations and %d leases surfaced late, and %d never ended: too few", charged, late, returned, lost)
 	}
 }
 
@@ -148,13 +150,13 @@ func TestStoresShowLeasesAsTheLogDoes(t *testing.T) {
 	// What surfaced behind a charge makes a revision that says all else as the one before it.
 	var surfaced, others int64
 	if err := r.pg.QueryRow(t.Context(), `SELECT count(*), count(*) FILTER (WHERE l.request_id <> f.request_id OR l.policy_version <> f.policy_version OR l.holds <> f.holds
- OR l.opened_at <> f.opened_at OR l.kind <> f.kind OR NOT l.estimated OR l.bound_nano IS NOT NULL)
- FROM ledger l JOIN ledger f USING (workspace, reservation_id) WHERE f.revision = 1 AND l.reason = 'a reservation that was taken from the lease came later'`).Scan(&surfaced, &others); err != nil {
+ OR l.opened_at <> f.opened_at OR l.kind <> CASE l.cost_nano WHEN 0 THEN 'voided' ELSE f.kind END OR l.estimated <> (l.cost_nano > 0) OR l.bound_nano IS NOT NULL)
+ FROM ledger l JOIN ledger f USING (workspace, reservation_id) WHERE f.revision = 1 AND l.reason = 'a reservation that was taken from the lease ended later'`).Scan(&surfaced, &others); err != nil {
 		t.Fatal(err)
 	}
 	equal(t, "revisions that say something else", others, 0)
 	if surfaced < 10 {
-		t.Errorf("only %d reservations surfaced behind the charge of their lease", surfaced)
+		t.Errorf("only %d reservations ended behind the charge of their lease", surfaced)
 	}
 }
 

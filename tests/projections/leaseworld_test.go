@@ -23,8 +23,8 @@ type leaseWorld struct {
 	state  *rateguardv1.SpendState
 	op     uint64
 	closer uint64
-	// charged, late, returned count closings that charged a lease, reservations that came behind them and leases that did.
-	charged, late, returned int
+	// charged, late, returned count closings that charged a lease, reservations that came behind them and leases that did, and lost those that came and will not end.
+	charged, late, returned, lost int
 }
 
 // leaseProxy is one producer.
@@ -46,7 +46,9 @@ type lot struct {
 	children    int
 	// ended is true once its end is in the spool, cost is what that says. opening and end are whether the log shows them.
 	ended, opening, end bool
-	cost                int64
+	// late: its opening came behind the closing of its proxy.
+	late bool
+	cost int64
 }
 
 // spooled is a record that is not shipped. Posted and reserved are what Redis shows of it already: leases are known there, what is taken from them is not.
@@ -145,8 +147,10 @@ func (w *leaseWorld) run(steps int) {
 			w.settle(p)
 		case n < 80:
 			w.endLease(p)
-		case n < 97:
+		case n < 96:
 			w.ship(p, 1+w.rng.IntN(4))
+		case n < 97:
+			w.lose(p)
 		default:
 			w.close(p)
 		}
@@ -184,6 +188,7 @@ func (w *leaseWorld) open(p *leaseProxy, l *lot, reserved int64) {
 			if l.opening, l.shown = true, l.amount; l.from != nil {
 				l.from.shown -= l.amount
 				if p.closed {
+					l.late = true
 					w.late++
 				}
 			}
@@ -226,7 +231,7 @@ func (w *leaseWorld) lend(p *leaseProxy) {
 func (w *leaseWorld) outcome(l *lot, kind rateguardv1.OutcomeKind, held, cost int64) *rateguardv1.Outcome {
 	o := &rateguardv1.Outcome{
 		ReservationId: l.open.GetReservationId(), Revision: 1, Kind: kind, CostNanoUsd: &cost, Subject: l.open.GetSubject(), Holds: w.budgets(held, 0, 0),
-		BoundNanoUsd: l.open.BoundNanoUsd, Lease: l.open.GetLease(), Estimated: kind == rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED,
+		BoundNanoUsd: l.open.BoundNanoUsd, Lease: l.open.GetLease(), LeaseId: l.open.GetLeaseId(), Estimated: kind == rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED,
 	}
 	return o
 }
@@ -238,6 +243,13 @@ func (w *leaseWorld) settle(p *leaseProxy) {
 		return
 	}
 	l.ended, l.cost = true, w.rng.Int64N(l.amount+1)
+	if l.late && w.rng.IntN(3) == 0 { // the next process on its folder does it
+		o := w.outcome(l, rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, l.amount, l.amount)
+		o.OpenedBy = p.id
+		l.end, l.cost = true, l.amount
+		w.closing(&rateguardv1.Event{Body: &rateguardv1.Event_ReservationExpired{ReservationExpired: &rateguardv1.ReservationExpired{Outcome: o}}})
+		return
+	}
 	s := spooled{
 		event:   &rateguardv1.Event{Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{Outcome: w.outcome(l, rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, l.amount, l.cost)}}},
 		shipped: func() { l.end = true },
@@ -306,14 +318,39 @@ func (w *leaseWorld) close(p *leaseProxy) {
 		c.Ends = append(c.Ends, o)
 	}
 	p.closed = true
-	w.closer++
-	w.now = w.now.Add(time.Millisecond)
-	w.take(&rateguardv1.Event{
-		ProducerId: "closer", Sequence: w.closer, OccurredAtUnixUs: w.now.UnixMicro(), WorkspaceId: w.workspace,
-		Body: &rateguardv1.Event_ProducerClosed{ProducerClosed: c},
-	})
+	w.closing(&rateguardv1.Event{Body: &rateguardv1.Event_ProducerClosed{ProducerClosed: c}})
 	if known { // it is gone
 		p.lots = nil
+	}
+}
+
+// closing puts a record of the closer into the log.
+func (w *leaseWorld) closing(e *rateguardv1.Event) {
+	w.closer++
+	w.now = w.now.Add(time.Millisecond)
+	e.ProducerId, e.Sequence, e.OccurredAtUnixUs, e.WorkspaceId = "closer", w.closer, w.now.UnixMicro(), w.workspace
+	w.take(e)
+}
+
+// lose loses the disk of a proxy that was closed.
+func (w *leaseWorld) lose(p *leaseProxy) {
+	if !p.closed {
+		return
+	}
+	for _, l := range p.lots {
+		if l.late && !l.end {
+			w.lost++
+		}
+	}
+	p.spool, p.lots = nil, nil
+}
+
+// deliver lets every proxy that lives ship all it has.
+func (w *leaseWorld) deliver() {
+	for _, p := range w.proxies {
+		if !p.closed {
+			w.ship(p, len(p.spool))
+		}
 	}
 }
 

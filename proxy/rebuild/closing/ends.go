@@ -68,7 +68,7 @@ func (c *call) ends(w *workspace) []*rateguardv1.Outcome {
 			continue
 		}
 		out := &rateguardv1.Outcome{
-			ReservationId: id, Revision: 1, Subject: o.GetSubject(), Holds: o.GetHolds(), BoundNanoUsd: o.BoundNanoUsd,
+			ReservationId: id, Revision: 1, Subject: o.GetSubject(), Holds: o.GetHolds(), BoundNanoUsd: o.BoundNanoUsd, LeaseId: o.GetLeaseId(),
 			Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, CostNanoUsd: o.UnknownCostNanoUsd, Estimated: true,
 		}
 		if a.held != nil && a.held.Settled { // it had ended, and only the log was not told

@@ -97,6 +97,7 @@ func (s *State) Leftovers() []Record {
 	for _, id := range sorted(s.workspaces) {
 		w := s.workspaces[id]
 		for _, o := range w.ends() {
+			o.OpenedBy = s.producer
 			e := &rateguardv1.Event{Id: leftoverID(s.producer, o.GetReservationId())}
 			switch {
 			case o.GetKind() == rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED:

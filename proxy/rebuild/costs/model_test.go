@@ -26,6 +26,8 @@ type model struct {
 	// closed by producer, and the ids that each closing ended.
 	closed map[string]map[string]bool
 	ends   []end
+	// lent is what a reservation, whose opening stood behind the charge of its lease, was taken from, until it ends: it is part of that charge.
+	lent map[string]string
 }
 
 type end struct {
@@ -36,7 +38,7 @@ type end struct {
 func newModel(p *partition) *model {
 	m := &model{
 		open: map[string]map[string]bool{}, cost: map[string]map[string]int64{}, seen: map[string]map[uint64]bool{},
-		mark: map[string]uint64{}, closed: map[string]map[string]bool{},
+		mark: map[string]uint64{}, closed: map[string]map[string]bool{}, lent: map[string]string{},
 	}
 	for o, e := range p.events {
 		if e != nil {
@@ -68,18 +70,28 @@ func (m *model) take(key string, e *rateguardv1.Event, at int64) {
 		m.mark[id] = max(m.mark[id], s)
 	}
 	end := func(o *rateguardv1.Outcome) {
+		if from := m.lent[o.GetReservationId()]; from != "" {
+			m.cost[key][from] -= amount
+			delete(m.lent, o.GetReservationId())
+		}
 		delete(m.open[key], o.GetReservationId())
 		m.cost[key][o.GetReservationId()] = o.GetCostNanoUsd()
 		m.ends = append(m.ends, end{key, o.GetReservationId(), at})
 	}
 	switch b := e.GetBody().(type) {
 	case *rateguardv1.Event_ReservationOpened:
-		m.open[key][b.ReservationOpened.GetReservationId()] = true
-		if charged, ended := m.cost[key][b.ReservationOpened.GetLeaseId()]; ended {
-			m.cost[key][b.ReservationOpened.GetLeaseId()] = charged - amount
+		if _, charged := m.cost[key][b.ReservationOpened.GetLeaseId()]; charged {
+			m.lent[b.ReservationOpened.GetReservationId()] = b.ReservationOpened.GetLeaseId()
+			return
 		}
+		m.open[key][b.ReservationOpened.GetReservationId()] = true
 	case *rateguardv1.Event_LeaseEnded:
-		end(b.LeaseEnded.GetOutcome())
+		o := b.LeaseEnded.GetOutcome()
+		if charged := m.cost[key][o.GetReservationId()]; charged > 0 {
+			o = proto.CloneOf(o)
+			o.CostNanoUsd = proto.Int64(charged - o.GetHolds()[0].GetAmountNanoUsd())
+		}
+		end(o)
 	case *rateguardv1.Event_CostSettled:
 		end(b.CostSettled.GetOutcome())
 	case *rateguardv1.Event_CostCorrected:
@@ -107,6 +119,8 @@ type life struct {
 	// sent are its numbered records in order.
 	sent []*rateguardv1.Event
 	open map[string][]string
+	// lent are those that took from a lease which was charged, and have not ended.
+	lent map[string][]string
 	// leases by workspace, and what is left of each; charged are those that a closing has charged.
 	leases, charged map[string]map[string]int64
 	// ended by its closings.
@@ -127,13 +141,15 @@ type chaos struct {
 	n     uint64
 	// costs are the last costs by workspace and id, of what is ended.
 	costs map[string]map[string]int64
-	ctl   *writer
+	// leaseOf is what a reservation was taken from.
+	leaseOf map[string]string
+	ctl     *writer
 }
 
 func (c *chaos) begin() *life {
 	l := &life{
 		writer: c.p.producer(fmt.Sprintf("p%d", len(c.lives))), start: int64(len(c.p.events)), open: map[string][]string{},
-		ended: map[string][]string{}, closedIn: map[string]bool{}, leases: map[string]map[string]int64{}, charged: map[string]map[string]int64{},
+		ended: map[string][]string{}, lent: map[string][]string{}, closedIn: map[string]bool{}, leases: map[string]map[string]int64{}, charged: map[string]map[string]int64{},
 	}
 	for _, ws := range c.ws {
 		l.leases[ws], l.charged[ws] = map[string]int64{}, map[string]int64{}
@@ -196,6 +212,7 @@ func (c *chaos) takeOne(l *life, ws string, leases map[string]int64) string {
 		id := fmt.Sprintf("r%d", c.ids)
 		e := l.opening(ws, id, amount)
 		e.GetReservationOpened().LeaseId = lease
+		c.leaseOf[id] = lease
 		l.send(e)
 		leases[lease] -= amount
 		return id
@@ -218,9 +235,15 @@ func (c *chaos) giveBack(l *life, ws string, leases map[string]int64) {
 	}
 }
 
-func (c *chaos) settleOne(l *life, ws, id string) {
+// settleOne ends a reservation of a producer, by itself or by another one.
+func (c *chaos) settleOne(l, opener *life, ws, id string) {
 	c.costs[ws][id] = c.Int64N(20)
-	l.send(l.settling(ws, id, amount, c.costs[ws][id]))
+	e := l.settling(ws, id, amount, c.costs[ws][id])
+	o := e.GetCostSettled().GetOutcome()
+	if o.LeaseId = c.leaseOf[id]; l != opener {
+		o.OpenedBy = opener.id
+	}
+	l.send(e)
 }
 
 // closeOne writes the closing of a dead producer in one more workspace, sometimes after one that is ignored.
@@ -244,7 +267,7 @@ func (c *chaos) closeOne(l *life) {
 			closer.close(ws, l.id, l.seq[ws]-1, ends...)
 		}
 		if c.IntN(2) == 0 && len(l.open[ws]) > 0 { // it lives after all, and ships one more end
-			c.settleOne(l, ws, l.open[ws][0])
+			c.settleOne(l, l, ws, l.open[ws][0])
 			closer.close(ws, l.id, l.seq[ws]-1, ends...)
 			l.open[ws], ends = l.open[ws][1:], ends[1:]
 		}
@@ -273,7 +296,7 @@ func (c *chaos) act() {
 		l.open[ws] = append(l.open[ws], c.openOne(l, ws))
 	case 5, 6:
 		if l := c.alive(); len(l.open[ws]) > 0 {
-			c.settleOne(l, ws, l.open[ws][0])
+			c.settleOne(l, l, ws, l.open[ws][0])
 			l.open[ws] = l.open[ws][1:]
 		}
 	case 7: // the shipper sends its tail again
@@ -292,13 +315,13 @@ func (c *chaos) act() {
 		}
 	case 12: // a zombie's end
 		if l := c.pick(func(l *life) bool { return len(l.ended[ws]) > 0 }); l != nil {
-			c.settleOne(l, ws, l.ended[ws][c.IntN(len(l.ended[ws]))])
+			c.settleOne(l, l, ws, l.ended[ws][c.IntN(len(l.ended[ws]))])
 		}
 	case 13: // an old disk's opening, which the holder of the disk ends
 		if l := c.pick(func(l *life) bool { return l.closed && l.closedIn[ws] }); l != nil {
 			l.late = true
 			id, holder := c.openOne(l, ws), c.alive()
-			c.settleOne(holder, ws, id)
+			c.settleOne(holder, l, ws, id)
 		}
 	case 14:
 		l := c.alive()
@@ -322,13 +345,20 @@ func (c *chaos) act() {
 			c.giveBack(l, ws, l.leases[ws])
 			return
 		}
-		if l = c.pick(func(l *life) bool { return len(l.charged[ws]) > 0 }); l != nil { // a zombie's
+		if l = c.pick(func(l *life) bool { return len(l.charged[ws]) > 0 }); l != nil && c.IntN(2) == 0 { // a zombie's
 			l.late = true
 			if id := c.takeOne(l, ws, l.charged[ws]); id != "" {
-				c.settleOne(l, ws, id)
+				l.lent[ws] = append(l.lent[ws], id) // its end comes later, or never
 			} else {
 				c.giveBack(l, ws, l.charged[ws])
 			}
+		} else if l = c.pick(func(l *life) bool { return len(l.lent[ws]) > 0 }); l != nil {
+			by := l
+			if c.IntN(2) == 0 { // the holder of the disk ends it
+				by = c.alive()
+			}
+			c.settleOne(by, l, ws, l.lent[ws][0])
+			l.lent[ws] = l.lent[ws][1:]
 		}
 	}
 }
@@ -385,7 +415,7 @@ func TestViewIsThatOfAPlainReaderOfEverything(t *testing.T) {
 			k = startKafka(t)
 		}
 		p := k.partition(int32(seed % partitions))
-		c := &chaos{Rand: rand.New(rand.NewPCG(seed, 1)), p: p, ctl: p.producer("control"), costs: map[string]map[string]int64{}}
+		c := &chaos{Rand: rand.New(rand.NewPCG(seed, 1)), p: p, ctl: p.producer("control"), costs: map[string]map[string]int64{}, leaseOf: map[string]string{}}
 		for i := range 3 {
 			c.ws = append(c.ws, p.workspace(i))
 			c.costs[c.ws[i]] = map[string]int64{}

@@ -108,7 +108,7 @@ func (w *Workspace) take(e *rateguardv1.Event, offset int64, note func(kind, det
 	}
 	switch b := e.GetBody().(type) {
 	case *rateguardv1.Event_ReservationOpened:
-		if spend.TakesOpening(state, e.GetProducerId(), b.ReservationOpened.GetReservationId()) {
+		if spend.TakesOpening(state, e.GetProducerId(), b.ReservationOpened) {
 			w.open(e.GetProducerId(), b.ReservationOpened, offset)
 		}
 	case *rateguardv1.Event_ProducerClosed:
@@ -227,9 +227,10 @@ func (w *Workspace) arrive() []string {
 			}
 		}
 	}
-	// A closing before what was read: an opening that is shipped once more behind it looks new here, and is none.
+	// A closing before what was read: an opening that is shipped once more behind it looks new here, and is none. One from a lease that the closing ended is not counted.
 	for id, r := range w.Open {
-		if spend.EndedByClosing(w.State, r.Producer, id) == spend.ClosingEnded {
+		from := r.Opened.GetLeaseId()
+		if spend.EndedByClosing(w.State, r.Producer, id) == spend.ClosingEnded || from != "" && spend.EndedByClosing(w.State, r.Producer, from) != spend.ClosingNot {
 			delete(w.Open, id)
 		}
 	}

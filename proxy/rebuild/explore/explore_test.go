@@ -74,6 +74,9 @@ var configs = []config{
 	lonely(leased("a lease alone, taken for dead", 1, faults{zombie: 1})),
 	lonely(leased("a lease alone, a failover", 1, faults{failover: 1})),
 	lonely(leased("a lease alone, taken for dead, then a crash", 1, faults{zombie: 1, crash: 1})),
+	lonely(leased("a lease alone, taken for dead, then the disk lost", 1, faults{zombie: 1, lose: 1})),
+	lonely(both("a process alone, a crash, then the disk lost", faults{crash: 1, lose: 1})),
+	lonely(leased("a lease alone, a crash, then the disk lost", 1, faults{crash: 1, lose: 1})),
 }
 
 // large are explored in full only where that is asked for.
@@ -98,6 +101,10 @@ var large = []config{
 	leased("a lease, a lost disk, a wipe", 1, faults{lose: 1, wipe: 1}),
 	leased("a lease, a crash, a wipe", 1, faults{crash: 1, wipe: 1}),
 	leased("a lease, taken for dead, then a crash", 1, faults{zombie: 1, crash: 1}),
+	leased("a lease, taken for dead, then the disk lost", 1, faults{zombie: 1, lose: 1}),
+	lonely(leased("a lease alone, two requests, taken for dead, then the disk lost", 2, faults{zombie: 1, lose: 1})),
+	lonely(leased("a lease alone, taken for dead, then a crash, then the disk lost", 1, faults{zombie: 1, crash: 1, lose: 1})),
+	lonely(leased("a lease alone, taken for dead, a wipe, the disk lost", 1, faults{zombie: 1, wipe: 1, lose: 1})),
 	leased("a lease, answers too late, a failover", 1, faults{late: 1, failover: 1}),
 	carried(leased("a lease with a request", 1, faults{late: 1})),
 	rivals(both("two keepers, a wipe", faults{wipe: 1, restart: 1})),
@@ -176,6 +183,7 @@ func TestWaysAtRandom(t *testing.T) {
 		{active: [2]int{2, 2}, limit: 25_000, keepers: 2, late: true, faults: faults{crash: 1, power: 1, leave: 1, failover: 1, wipe: 1, late: 2, restart: 1, rival: 1}},
 		carried(leased("", 2, faults{crash: 1, zombie: 1, wipe: 1, late: 2, restart: 1, dup: 1})),
 		carried(leased("", 2, faults{lose: 1, zombie: 1, failover: 1, late: 2, restart: 1})),
+		carried(leased("", 2, faults{crash: 1, lose: 1, zombie: 1, wipe: 1, late: 1, dup: 1})),
 		{active: [2]int{3, 2}, leases: [2]uint8{along, alone}, limit: 240_000, keepers: 2, faults: faults{crash: 1, lose: 1, zombie: 1, power: 1, failover: 1, wipe: 1, late: 2, rival: 1}},
 	} {
 		wander(t, c, uint64(seed), times)

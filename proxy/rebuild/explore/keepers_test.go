@@ -195,7 +195,7 @@ func (w *world) step(s *state) int32 {
 	}
 	w.read(v, s.costs, int(at.At)+1, len(w.of(s.costs)))
 	for _, step := range v.Steps() {
-		w.surfaced(v, &step)
+		w.hidden(v, &step)
 		if len(step.Ended) == 0 && len(step.Taken) == 0 || at.Ahead(&step) || at.Behind(&step) {
 			continue
 		}

@@ -1,6 +1,9 @@
 package explore_test
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -9,6 +12,7 @@ import (
 	"github.com/rateguard/rateguard/proxy/lua"
 	"github.com/rateguard/rateguard/proxy/rebuild/costs"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/spend"
 )
 
 // leaseNano is what a lease holds: enough for two requests.
@@ -270,23 +274,59 @@ func (w *world) shows(log int32) (all uint32) {
 	return all
 }
 
-// uncharging is the record as it is shipped: where a mutation takes that away, what surfaces behind the closing of its producer does not say what it was taken from.
-func (w *world) uncharging(s *state, p int, rec int32) int32 {
-	if !w.rules.noUncharge || !w.view(s.costs).Closed[name(p)][workspace] {
-		return rec
+// surfaced is a record as it comes into the log. Mutations let what a lease's holder opened behind the charge of its lease count by itself, as of no lease: one
+// leaves the charge as it was, one takes the amount off at once, as a correction.
+func (w *world) surfaced(s *state, p int, rec int32) []int32 {
+	if !w.rules.noUncharge && !w.rules.unchargesAtOnce {
+		return []int32{rec}
 	}
 	e := w.event(rec)
-	o := e.GetReservationOpened()
-	if o.GetLeaseId() == "" {
-		return rec
+	o, end := e.GetReservationOpened(), e.GetCostSettled().GetOutcome()
+	if o.GetLeaseId() == "" && end.GetLeaseId() == "" {
+		return []int32{rec}
 	}
-	o.LeaseId = ""
-	return w.noted(w.does[rec], w.record(workspace, e))
+	fold := w.view(s.costs).Workspace(workspace).State
+	late := spend.EndsCharged(fold, e)
+	if o != nil {
+		late = spend.EndedByClosing(fold, name(p), o.GetLeaseId()) == spend.ClosingEnded && spend.EndedByClosing(fold, name(p), o.GetReservationId()) == spend.ClosingNot
+	}
+	if !late {
+		return []int32{rec}
+	}
+	if o != nil {
+		o.LeaseId = ""
+	} else {
+		end.LeaseId = ""
+	}
+	out := []int32{w.noted(w.does[rec], w.record(workspace, e))}
+	if o != nil && w.rules.unchargesAtOnce {
+		out = append(out, w.uncharge(fold, p, o))
+	}
+	return out
 }
 
-// surfaced names in a step what uncharging hides of it.
-func (w *world) surfaced(v *costs.View, step *costs.Step) {
-	if !w.rules.noUncharge {
+// uncharge is the record that takes what a reservation took from its lease off what is charged for that.
+func (w *world) uncharge(fold *rateguardv1.SpendState, p int, o *rateguardv1.ReservationOpened) int32 {
+	sum := sha256.Sum256([]byte(leaseID(p)))
+	ends := spend.Producer(fold, name(p)).GetClosedEnds()
+	i := slices.IndexFunc(ends, func(e *rateguardv1.ClosedEnd) bool { return e.GetIdHash() == binary.BigEndian.Uint64(sum[:8]) })
+	charged := ends[i].GetCostNanoUsd()
+	left := charged - o.GetHolds()[0].GetAmountNanoUsd()
+	return w.record(workspace, &rateguardv1.Event{
+		Id: "uncharged-" + o.GetReservationId(), ProducerId: "control", WorkspaceId: workspace,
+		Body: &rateguardv1.Event_CostCorrected{CostCorrected: &rateguardv1.CostCorrected{
+			PreviousCostNanoUsd: &charged, PreviousEstimated: true,
+			Outcome: &rateguardv1.Outcome{
+				ReservationId: leaseID(p), Revision: 2, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, CostNanoUsd: &left, Estimated: true, Subject: leaseSubject(p),
+				Lease: true, Holds: w.leaseHolds(left),
+			},
+		}},
+	})
+}
+
+// hidden names in a step what a mutation has taken out of its records.
+func (w *world) hidden(v *costs.View, step *costs.Step) {
+	if !w.rules.noUncharge && !w.rules.unchargesAtOnce {
 		return
 	}
 	for r := range requests {
@@ -334,9 +374,9 @@ func (w *world) charges(s *state, p int) []int64 {
 	switch {
 	case shown&(endsLease<<p) != 0 || l.at == idle:
 		return []int64{0}
-	case shown&(opensLease<<p) != 0 && unknown:
+	case shown&(opensLease<<p) != 0 && unknown && (prod.rebooted || !prod.kept):
 		return []int64{rest}
-	case shown&(opensLease<<p) != 0 && prod.zombie: // whoever closes it first may have its folder, or not
+	case shown&(opensLease<<p) != 0 && (prod.zombie || prod.kept): // whoever closes it first may have its folder, or not
 		return []int64{0, rest}
 	case shown&(opensLease<<p) == 0 && (l.at == open || l.at == ended) && !prod.declared:
 		return []int64{leaseNano}

@@ -110,7 +110,9 @@ func (w *world) ship(s *state, p int, out emit) {
 	recs := w.of(at.spool)
 	if int(at.shipped) < len(recs) {
 		t := *s
-		t.costs = w.add(s.costs, w.uncharging(s, p, recs[at.shipped]))
+		for _, rec := range w.surfaced(s, p, recs[at.shipped]) {
+			t.costs = w.add(t.costs, rec)
+		}
 		t.p[p].shipped++
 		out(move{"ship", p}, t)
 	}
@@ -392,11 +394,14 @@ func (w *world) opened(s *state, r int) int32 {
 
 func (w *world) end(s *state, r int) int32 {
 	return w.once(fact{kind: "end", a: int32(r), b: s.p[r/perProducer].spool, c: int32(s.r[r].epoch), d: int32(s.r[r].op)}, func() int32 {
-		b, c := w.bound(r), cost(r)
+		b, c, from := w.bound(r), cost(r), ""
+		if w.takes(r) {
+			from = leaseID(r / perProducer)
+		}
 		return w.record(workspace, &rateguardv1.Event{
 			Id: fmt.Sprintf("ended-%d", r), ProducerId: name(r / perProducer), Sequence: w.numbered(s.p[r/perProducer].spool) + 1, WorkspaceId: workspace,
 			Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{Outcome: &rateguardv1.Outcome{
-				ReservationId: id(r), Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, CostNanoUsd: &c, Subject: w.subject(r), Holds: w.holds(r), BoundNanoUsd: &b,
+				ReservationId: id(r), Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, CostNanoUsd: &c, Subject: w.subject(r), Holds: w.holds(r), BoundNanoUsd: &b, LeaseId: from,
 			}}},
 		})
 	})

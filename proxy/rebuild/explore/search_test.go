@@ -15,6 +15,12 @@ import (
 // fail emits the faults that may still happen.
 func (w *world) fail(s *state, out emit) {
 	for p := range producers {
+		if s.p[p].phase == dead && s.left.lose > 0 {
+			t := *s
+			t.p[p].phase, t.p[p].kept = lost, true
+			t.left.lose--
+			out(move{"lose-disk", p}, t)
+		}
 		if !s.p[p].alive() {
 			continue
 		}

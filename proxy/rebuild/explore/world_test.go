@@ -50,8 +50,8 @@ type producer struct {
 	zombie bool // it was taken for dead
 	// declared: an operator declared it lost.
 	declared bool
-	// rebooted: it died with its machine, and the end of its spool may be lost.
-	rebooted bool
+	// rebooted: it died with its machine, and the end of its spool may be lost. kept: its folder was not lost with it, only later.
+	rebooted, kept bool
 	// least is that of its gate, sealed the last round that it answered.
 	least, sealed uint8
 	spool         int32
@@ -98,7 +98,7 @@ type closer struct {
 
 // faults are how many of each may still happen.
 type faults struct {
-	// A process dies; with its disk; with its machine; stops well; is taken for dead.
+	// A process dies; with its disk, or the disk of one that is dead is lost; with its machine; stops well; is taken for dead.
 	crash, lose, power, leave, zombie uint8
 	// The store loses all; its replica takes over.
 	wipe, failover uint8
@@ -133,7 +133,7 @@ type rules struct {
 	// Names of what is left out.
 	noAnnouncedFence, noReconciler, noMarks, noRounds, openGate, deafKeeper, installsTwice, noStarted, partitionFirst, takesAnyAnswer bool
 	// Of leases.
-	oldLeases, oldTaken, endsUnderWay, noTaken, noShrink, noUncharge, freesRest bool
+	oldLeases, oldTaken, endsUnderWay, noTaken, noShrink, noUncharge, unchargesAtOnce, freesRest bool
 }
 
 // config is what an exploration starts with.

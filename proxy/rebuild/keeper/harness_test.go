@@ -32,7 +32,6 @@ import (
 	"github.com/rateguard/rateguard/schemas/keyspace"
 	"github.com/rateguard/rateguard/topics"
 	"github.com/rateguard/rateguard/topics/broker"
-	"github.com/rateguard/rateguard/topics/hash"
 )
 
 const partitions = 2
@@ -265,7 +264,7 @@ func (r *reservation) end(cost int64) {
 	must(r.p.w.tb, r.p.AppendEnd(r.in, record(r.p.w.tb, r.ws, &rateguardv1.Event{Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{
 		Outcome: &rateguardv1.Outcome{
 			ReservationId: r.id, Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, CostNanoUsd: &cost, BoundNanoUsd: &r.amount,
-			Subject: r.subject(), Holds: []*rateguardv1.Hold{r.hold},
+			Subject: r.subject(), Holds: []*rateguardv1.Hold{r.hold}, LeaseId: r.lease,
 		},
 	}}})))
 }
@@ -321,48 +320,6 @@ func (w *world) each(n int32, f func(*kgo.Record)) {
 	}
 }
 
-// ledger is what the log says that each reservation cost: the first end of each, the last one of a later correction, as every consumer counts them.
-func (w *world) ledger(ws string) map[string]int64 {
-	w.tb.Helper()
-	costs, marks, closed := map[string]int64{}, map[string]uint64{}, map[string]bool{}
-	w.each(hash.Partition([]byte(ws), partitions), func(rec *kgo.Record) {
-		if string(rec.Key) != ws {
-			return
-		}
-		e, err := envelope.Decode(rec.Value)
-		must(w.tb, err)
-		if e.GetSequence() > 0 {
-			if e.GetSequence() <= marks[e.GetProducerId()] {
-				return
-			}
-			marks[e.GetProducerId()] = e.GetSequence()
-		}
-		if o := e.GetCostSettled().GetOutcome(); o != nil {
-			costs[o.GetReservationId()] = o.GetCostNanoUsd()
-		}
-		if o := e.GetReservationOpened(); o.GetLeaseId() != "" {
-			if charged, ended := costs[o.GetLeaseId()]; ended {
-				costs[o.GetLeaseId()] = charged - o.GetHolds()[0].GetAmountNanoUsd()
-			}
-		}
-		if o := e.GetLeaseEnded().GetOutcome(); o != nil {
-			if _, charged := costs[o.GetReservationId()]; charged {
-				costs[o.GetReservationId()] = o.GetCostNanoUsd()
-			}
-		}
-		if c := e.GetProducerClosed(); c != nil && c.GetMark() == marks[c.GetProducerId()] && !closed[c.GetProducerId()] {
-			closed[c.GetProducerId()] = true
-			for _, o := range c.GetEnds() {
-				if _, ended := costs[o.GetReservationId()]; ended {
-					w.tb.Errorf("%s is ended twice", o.GetReservationId())
-				}
-				costs[o.GetReservationId()] = o.GetCostNanoUsd()
-			}
-		}
-	})
-	return costs
-}
-
 // rounds counts the rounds in what is left of a partition of the costs topic.
 func (w *world) rounds(n int32) (count int) {
 	w.tb.Helper()
@@ -409,6 +366,19 @@ func (p *process) awaitClosed(id string) {
 	for deadline := time.Now().Add(30 * time.Second); !p.rebuild.Roster().Closed(id); {
 		if time.Now().After(deadline) {
 			p.w.tb.Fatalf("producer %s is not closed", id)
+		}
+		<-tick.C
+	}
+}
+
+// awaitForgotten waits until what earlier processes left in the folder is ended.
+func (p *process) awaitForgotten() {
+	p.w.tb.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(30 * time.Second); len(p.Predecessors()) > 0; {
+		if time.Now().After(deadline) {
+			p.w.tb.Fatal("predecessors are still there")
 		}
 		<-tick.C
 	}

@@ -217,3 +217,48 @@ func TestTheHolderOfALeaseComesBackAndGivesItBack(t *testing.T) {
 	w.await("ws_1", state{entries: "0", posted: 60, confirmed: 60})
 	wantLedger(t, w, map[string]int64{late.id: 60, l.id: 0})
 }
+
+// And where its disk is lost behind that, with the ends of what it took, these stay charged and nothing is held for them.
+func TestTheHolderOfALeaseComesBackAndItsDiskIsLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	alive := w.start(options{})
+	zombie := w.start(options{noKeeper: true})
+	l := zombie.leaseOf("ws_1", 300)
+	zombie.flush()
+	zombie.stopBeating()
+	alive.awaitClosed(zombie.ProducerID())
+	w.await("ws_1", state{entries: "0", posted: 300, confirmed: 300})
+	told, lost := l.spend(70), l.spend(50)
+	told.end(60)
+	l.giveBack()
+	zombie.flush()
+	zombie.stopShipping()
+	lost.end(10)
+	zombie.kill()
+	w.await("ws_1", state{entries: "0", posted: 110, confirmed: 110})
+	wantLedger(t, w, map[string]int64{told.id: 60, l.id: 50})
+	w.wipe()
+	alive.reserveWhen("ws_1", 1).end(0)
+	w.await("ws_1", state{entries: "0", posted: 110, confirmed: 110})
+}
+
+// A request that the holder had not ended when it died costs its bound, which the next process on its folder says.
+func TestTheHolderOfALeaseComesBackAndDies(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	alive := w.start(options{})
+	zombie := w.start(options{noKeeper: true})
+	l := zombie.leaseOf("ws_1", 300)
+	zombie.flush()
+	zombie.stopBeating()
+	alive.awaitClosed(zombie.ProducerID())
+	w.await("ws_1", state{entries: "0", posted: 300, confirmed: 300})
+	late := l.spend(70)
+	zombie.kill()
+	next := w.start(options{dir: zombie.dir, noKeeper: true})
+	next.awaitForgotten()
+	next.flush()
+	wantLedger(t, w, map[string]int64{late.id: 70, l.id: 230})
+	w.await("ws_1", state{entries: "0", posted: 300, confirmed: 300})
+}

@@ -339,7 +339,8 @@ type ReservationOpened struct {
 	UnknownCostNanoUsd *int64 `protobuf:"varint,8,opt,name=unknown_cost_nano_usd,json=unknownCostNanoUsd,proto3,oneof" json:"unknown_cost_nano_usd,omitempty"`
 	// It is a lease and no request: its producer reserved for requests to come, each of which opens a reservation of its own that names it.
 	Lease bool `protobuf:"varint,9,opt,name=lease,proto3" json:"lease,omitempty"`
-	// The lease that the holds are taken from. They pass from the lease to this reservation, so that its opening reserves nothing more. Empty: there is none.
+	// The lease that the holds are taken from. They pass from the lease to this reservation, so that its opening reserves nothing more. Behind a closing that has ended the
+	// lease the opening changes nothing: what the reservation may cost is charged until it ends. Empty: there is none.
 	LeaseId       string `protobuf:"bytes,10,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -463,7 +464,12 @@ type Outcome struct {
 	// The bound of the Opened; folds take it off the open sum. Absent where Opened had none.
 	BoundNanoUsd *int64 `protobuf:"varint,9,opt,name=bound_nano_usd,json=boundNanoUsd,proto3,oneof" json:"bound_nano_usd,omitempty"`
 	// It ends a lease: its holds are what no reservation has taken of it, and its cost is what is charged for that because nobody knows what was.
-	Lease         bool `protobuf:"varint,10,opt,name=lease,proto3" json:"lease,omitempty"`
+	Lease bool `protobuf:"varint,10,opt,name=lease,proto3" json:"lease,omitempty"`
+	// The lease that its opening names. Where a closing had charged the lease before the opening stood in the log, that charge holds what the reservation may cost, and
+	// is less by what it took from now on.
+	LeaseId string `protobuf:"bytes,11,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	// Who opened it, where the end is written by another producer behind the closing of that one. Empty: whoever writes the end, or is closed by it.
+	OpenedBy      string `protobuf:"bytes,12,opt,name=opened_by,json=openedBy,proto3" json:"opened_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -566,6 +572,20 @@ func (x *Outcome) GetLease() bool {
 		return x.Lease
 	}
 	return false
+}
+
+func (x *Outcome) GetLeaseId() string {
+	if x != nil {
+		return x.LeaseId
+	}
+	return ""
+}
+
+func (x *Outcome) GetOpenedBy() string {
+	if x != nil {
+		return x.OpenedBy
+	}
+	return ""
 }
 
 type CostSettled struct {
@@ -700,7 +720,8 @@ func (x *ReservationExpired) GetOutcome() *Outcome {
 	return nil
 }
 
-// LeaseEnded gives back what no reservation has taken of a lease. It comes from the lease's own producer, behind the openings of all that name it.
+// LeaseEnded gives back what no reservation has taken of a lease. It comes from the lease's own producer, behind the openings of all that name it. Behind a closing that
+// has charged the lease, the charge is less by that; what is left of it is for those that have taken from the lease and not ended.
 type LeaseEnded struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Outcome       *Outcome               `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
@@ -1332,7 +1353,7 @@ const file_rateguard_v1_costs_proto_rawDesc = "" +
 	"\blease_id\x18\n" +
 	" \x01(\tR\aleaseIdB\x11\n" +
 	"\x0f_bound_nano_usdB\x18\n" +
-	"\x16_unknown_cost_nano_usd\"\xae\x03\n" +
+	"\x16_unknown_cost_nano_usd\"\xe6\x03\n" +
 	"\aOutcome\x12%\n" +
 	"\x0ereservation_id\x18\x01 \x01(\tR\rreservationId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\rR\brevision\x12-\n" +
@@ -1344,7 +1365,9 @@ const file_rateguard_v1_costs_proto_rawDesc = "" +
 	"\x05holds\x18\b \x03(\v2\x12.rateguard.v1.HoldR\x05holds\x12)\n" +
 	"\x0ebound_nano_usd\x18\t \x01(\x03H\x01R\fboundNanoUsd\x88\x01\x01\x12\x14\n" +
 	"\x05lease\x18\n" +
-	" \x01(\bR\x05leaseB\x10\n" +
+	" \x01(\bR\x05lease\x12\x19\n" +
+	"\blease_id\x18\v \x01(\tR\aleaseId\x12\x1b\n" +
+	"\topened_by\x18\f \x01(\tR\bopenedByB\x10\n" +
 	"\x0e_cost_nano_usdB\x11\n" +
 	"\x0f_bound_nano_usd\">\n" +
 	"\vCostSettled\x12/\n" +

@@ -359,6 +359,20 @@ func (m *Outcome) MarshalToSizedBufferVTStrict(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if len(m.OpenedBy) > 0 {
+		i -= len(m.OpenedBy)
+		copy(dAtA[i:], m.OpenedBy)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.OpenedBy)))
+		i--
+		dAtA[i] = 0x62
+	}
+	if len(m.LeaseId) > 0 {
+		i -= len(m.LeaseId)
+		copy(dAtA[i:], m.LeaseId)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.LeaseId)))
+		i--
+		dAtA[i] = 0x5a
+	}
 	if m.Lease {
 		i--
 		if m.Lease {
@@ -1261,6 +1275,14 @@ func (m *Outcome) SizeVT() (n int) {
 	}
 	if m.Lease {
 		n += 2
+	}
+	l = len(m.LeaseId)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	l = len(m.OpenedBy)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
 	n += len(m.unknownFields)
 	return n
