@@ -120,6 +120,12 @@ func TestALeaseIsReservedOfItsBudgetsAndIsNoRequest(t *testing.T) {
 			sum{80, 0, 0, 2},
 		},
 		{
+			"a reservation that the closing ended with its lease, and whose opening is not known",
+			[]*rateguardv1.Event{leased(), closing(outcomeOf(leaseID, expired, 70, 70), settlingOf("r/1", 30, 30).GetCostSettled().GetOutcome())},
+			sum{100, 0, 0, 1},
+			sum{100, 0, 0, 2},
+		},
+		{
 			"a reservation that fills a hole behind the end",
 			[]*rateguardv1.Event{leased(), leaseEnded(70), taken("r/1", 30), settling("r/1", 30, 10)},
 			sum{10, 0, 0, 1},

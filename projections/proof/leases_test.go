@@ -197,6 +197,21 @@ func TestGrantsSeeLeasesAsReserved(t *testing.T) {
 	}
 }
 
+// What ends as part of a lease's charge holds nothing: what its proxy holds otherwise still explains what a grant of another one saw.
+func TestGrantsSeeWhatEndsInTheChargeOfALease(t *testing.T) {
+	s := newScript(t)
+	s.policy(1, 1000, nil)
+	s.open(aLease)
+	s.close("p", 1, s.leaseOutcome(aLease, 500, 500))
+	s.open(grant{producer: "p", id: id(5), amount: 200, reserved: 700, limit: 1000}) // no closing knew it
+	s.open(taking(1, 200))
+	s.settle(taking(1, 200), 50)
+	s.open(grant{producer: "q", id: id(2), amount: 100, posted: 350, reserved: 100, limit: 1000}) // it had ended, and the log does not show that yet
+	if w := s.audit(); w.Broken != 0 || w.LowerViews != 1 || w.Taken != 1 {
+		t.Errorf("the audit: %+v", w)
+	}
+}
+
 func TestEachRuleOfLeasesIsSeenToBeBroken(t *testing.T) {
 	with := func(change func(o *rateguardv1.ReservationOpened)) func(s *script) {
 		return func(s *script) {

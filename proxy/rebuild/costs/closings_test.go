@@ -1,6 +1,7 @@
 package costs_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -66,6 +67,25 @@ func TestClosings(t *testing.T) {
 			two.close(ws, "one", 1, outcome("r1", 100, 100))
 			one.open(ws, "r2", 20)
 		}, 1, 100, []string{"r2", "t1"}, []string{"r1"}, true},
+		{"an old disk brings an opening from a lease that it has charged", func(p *partition, ws string) {
+			one, two := p.producer("one"), p.producer("two")
+			p.write(one.lease(ws, "l1", 100))
+			two.open(ws, "t1", 10)
+			two.close(ws, "one", 1, rest("l1", 100, 100))
+			p.write(one.taking(ws, "r2", "l1", 20))
+		}, 1, 100, []string{"t1"}, []string{"l1"}, true},
+		{"or one of so many leases that nobody knows", func(p *partition, ws string) {
+			one, two := p.producer("one"), p.producer("two")
+			p.write(one.lease(ws, "l1", 100))
+			two.open(ws, "t1", 10)
+			ends := []*rateguardv1.Outcome{rest("l1", 100, 100)}
+			for i := range 1600 {
+				ends = append(ends, rest(fmt.Sprintf("x%d", i), 0, 0))
+			}
+			two.close(ws, "one", 1, ends...)
+			p.write(one.taking(ws, "r2", "l1", 20))
+			p.write(one.taking(ws, "r3", "x1599", 20))
+		}, 1, 100, []string{"t1"}, []string{"l1"}, true},
 		{"an old disk ships again what was closed", func(p *partition, ws string) {
 			one, two := p.producer("one"), p.producer("two")
 			first := one.opening(ws, "r1", 100)

@@ -259,6 +259,19 @@ func (w *writer) opening(ws, id string, amount int64) *rateguardv1.Event {
 	}}})
 }
 
+// lease is the opening of a lease, taking that of a reservation from it.
+func (w *writer) lease(ws, id string, amount int64) *rateguardv1.Event {
+	e := w.opening(ws, id, amount)
+	e.GetReservationOpened().Lease, e.GetReservationOpened().BoundNanoUsd = true, nil
+	return e
+}
+
+func (w *writer) taking(ws, id, lease string, amount int64) *rateguardv1.Event {
+	e := w.opening(ws, id, amount)
+	e.GetReservationOpened().LeaseId = lease
+	return e
+}
+
 func (w *writer) open(ws, id string, amount int64) int64 { return w.p.write(w.opening(ws, id, amount)) }
 
 func (w *writer) settling(ws, id string, amount, cost int64) *rateguardv1.Event {

@@ -196,9 +196,7 @@ func (c *chaos) openOne(l *life, ws string) string {
 func (c *chaos) lease(l *life, ws string) {
 	c.ids++
 	id := fmt.Sprintf("l%d", c.ids)
-	e := l.opening(ws, id, 5*amount)
-	e.GetReservationOpened().Lease, e.GetReservationOpened().BoundNanoUsd = true, nil
-	l.send(e)
+	l.send(l.lease(ws, id, 5*amount))
 	l.leases[ws][id] = 5 * amount
 }
 
@@ -210,10 +208,8 @@ func (c *chaos) takeOne(l *life, ws string, leases map[string]int64) string {
 		}
 		c.ids++
 		id := fmt.Sprintf("r%d", c.ids)
-		e := l.opening(ws, id, amount)
-		e.GetReservationOpened().LeaseId = lease
 		c.leaseOf[id] = lease
-		l.send(e)
+		l.send(l.taking(ws, id, lease, amount))
 		leases[lease] -= amount
 		return id
 	}
