@@ -37,10 +37,13 @@ func (target) State(ctx context.Context, tx pgx.Tx) (runner.State, error) {
 	return s, nil
 }
 
-// Reset empties the ledger: the log has all of it.
+// Reset empties the ledger: the log has all of it. The lock is waited for by LOCK, which has no snapshot: TRUNCATE has one, and a migration that makes an
+// index on the ledger, which TRUNCATE would wait for, waits for those who have.
 func (target) Reset(ctx context.Context, tx pgx.Tx, _ string) error {
-	if _, err := tx.Exec(ctx, "TRUNCATE ledger"); err != nil {
-		return fmt.Errorf("emptying the ledger: %w", err)
+	for _, sql := range []string{"LOCK TABLE ledger IN ACCESS EXCLUSIVE MODE", "TRUNCATE ledger"} {
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("emptying the ledger: %w", err)
+		}
 	}
 	return nil
 }
