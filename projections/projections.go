@@ -1,5 +1,5 @@
 // Package projections is the role that follows the log into the databases that people ask: requests into
-// ClickHouse, ledger and balances into PostgreSQL. Everything it writes can be made again from the log.
+// ClickHouse, ledger and balances into PostgreSQL, and what corrects costs into ClickHouse. Everything it writes can be made again from the log.
 package projections
 
 import (
@@ -15,6 +15,7 @@ import (
 
 	"github.com/rateguard/rateguard/projections/balances"
 	"github.com/rateguard/rateguard/projections/clickhouse"
+	"github.com/rateguard/rateguard/projections/corrections"
 	"github.com/rateguard/rateguard/projections/ledger"
 	"github.com/rateguard/rateguard/projections/postgres"
 	"github.com/rateguard/rateguard/projections/requests"
@@ -34,6 +35,7 @@ func All(store driver.Conn) []runner.Projection {
 		requests.New(clickhouse.Requests(store)),
 		ledger.New(),
 		balances.New(),
+		corrections.New(clickhouse.Corrections(store), ledger.Name),
 	}
 }
 

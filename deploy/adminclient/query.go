@@ -29,14 +29,16 @@ type Request struct {
 	OutputTokens     int64     `json:"output_tokens"`
 	ReasoningTokens  int64     `json:"reasoning_tokens"`
 	// CostUSD is a decimal string; nil when the model has no price.
-	CostUSD      *string      `json:"cost_usd"`
-	Estimated    bool         `json:"estimated"`
-	PriceVersion string       `json:"price_version"`
-	LatencyMS    json.Number  `json:"latency_ms"`
-	TTFTMS       *json.Number `json:"ttft_ms"`
-	OverheadUS   json.Number  `json:"overhead_us"`
-	ClientIP     string       `json:"client_ip"`
-	Country      string       `json:"country"`
+	CostUSD      *string `json:"cost_usd"`
+	Estimated    bool    `json:"estimated"`
+	PriceVersion string  `json:"price_version"`
+	// Corrected says that cost, estimate and price are those of the ledger, which has learned more since the request was recorded.
+	Corrected  bool         `json:"corrected"`
+	LatencyMS  json.Number  `json:"latency_ms"`
+	TTFTMS     *json.Number `json:"ttft_ms"`
+	OverheadUS json.Number  `json:"overhead_us"`
+	ClientIP   string       `json:"client_ip"`
+	Country    string       `json:"country"`
 }
 
 // UsageRow is one group of the usage report; the fields it is grouped by are set.

@@ -30,6 +30,11 @@ func Requests(conn driver.Conn) *Table {
 	return &Table{conn: conn, name: "requests", steps: []string{"0001_create_requests.sql"}}
 }
 
+// Corrections returns the table of corrections of costs.
+func Corrections(conn driver.Conn) *Table {
+	return &Table{conn: conn, name: "corrections", steps: []string{"0002_create_corrections.sql"}}
+}
+
 // Name returns the table's name.
 func (t *Table) Name() string { return t.name }
 

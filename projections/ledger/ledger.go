@@ -37,10 +37,13 @@ func (target) State(ctx context.Context, tx pgx.Tx) (runner.State, error) {
 	return s, nil
 }
 
-// Reset empties the ledger: the log has all of it.
+// Reset empties the ledger: the log has all of it. The lock is waited for by LOCK, which has no snapshot: TRUNCATE has one, and a migration that makes an
+// index on the ledger, which TRUNCATE would wait for, waits for those who have.
 func (target) Reset(ctx context.Context, tx pgx.Tx, _ string) error {
-	if _, err := tx.Exec(ctx, "TRUNCATE ledger"); err != nil {
-		return fmt.Errorf("emptying the ledger: %w", err)
+	for _, sql := range []string{"LOCK TABLE ledger IN ACCESS EXCLUSIVE MODE", "TRUNCATE ledger"} {
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("emptying the ledger: %w", err)
+		}
 	}
 	return nil
 }
@@ -86,7 +89,7 @@ func read(ctx context.Context, tx pgx.Tx, b runner.Batch) (map[outcome.Key]Row, 
 	}
 	rows, err := tx.Query(ctx, `
 SELECT DISTINCT ON (l.workspace, l.reservation_id) l.workspace, l.reservation_id, l.revision, l.request_id, l.attempt, l.key_id, l.route, l.provider,
-       l.model, l.endpoint, l.kind, l.cost_nano, l.bound_nano, l.estimated, l.price_version, l.policy_version, l.holds, l.opened_at
+       l.model, l.endpoint, l.kind, l.cost_nano, l.bound_nano, l.estimated, l.price_version, l.policy_version, l.holds, l.opened_at, l.apart
   FROM unnest($1::text[], $2::text[]) AS k(workspace, reservation_id)
   JOIN ledger l USING (workspace, reservation_id)
  ORDER BY l.workspace, l.reservation_id, l.revision DESC`, workspaces, ids)
@@ -98,7 +101,7 @@ SELECT DISTINCT ON (l.workspace, l.reservation_id) l.workspace, l.reservation_id
 		var r Row
 		var holds []byte
 		if err := rows.Scan(&r.Workspace, &r.ReservationID, &r.Revision, &r.RequestID, &r.Attempt, &r.KeyID, &r.Route, &r.Provider,
-			&r.Model, &r.Endpoint, &r.Kind, &r.CostNano, &r.BoundNano, &r.Estimated, &r.PriceVersion, &r.PolicyVersion, &holds, &r.OpenedAt); err != nil {
+			&r.Model, &r.Endpoint, &r.Kind, &r.CostNano, &r.BoundNano, &r.Estimated, &r.PriceVersion, &r.PolicyVersion, &holds, &r.OpenedAt, &r.Apart); err != nil {
 			return nil, fmt.Errorf("reading the ledger: %w", err)
 		}
 		if err := json.Unmarshal(holds, &r.Holds); err != nil {
@@ -116,7 +119,7 @@ SELECT DISTINCT ON (l.workspace, l.reservation_id) l.workspace, l.reservation_id
 var columns = []string{
 	"workspace", "reservation_id", "revision", "request_id", "attempt", "key_id", "route", "provider", "model", "endpoint",
 	"kind", "cost_nano", "delta_nano", "bound_nano", "estimated", "usage", "price_version", "policy_version", "holds", "reason",
-	"opened_at", "occurred_at", "producer_id", "topic_id", "log_partition", "log_offset", "log_idx",
+	"opened_at", "occurred_at", "producer_id", "apart", "topic_id", "log_partition", "log_offset", "log_idx",
 }
 
 func (r *Row) values() ([]any, error) {
@@ -131,7 +134,7 @@ func (r *Row) values() ([]any, error) {
 	return []any{
 		r.Workspace, r.ReservationID, r.Revision, r.RequestID, r.Attempt, r.KeyID, r.Route, r.Provider, r.Model, r.Endpoint,
 		r.Kind, r.CostNano, r.DeltaNano, r.BoundNano, r.Estimated, usage, r.PriceVersion, r.PolicyVersion, holds, r.Reason,
-		r.OpenedAt, r.OccurredAt, r.ProducerID, r.TopicID, r.Partition, r.Offset, r.Index,
+		r.OpenedAt, r.OccurredAt, r.ProducerID, r.Apart, r.TopicID, r.Partition, r.Offset, r.Index,
 	}, nil
 }
 

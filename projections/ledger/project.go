@@ -32,6 +32,7 @@ type Row struct {
 	Reason                                  string
 	OpenedAt, OccurredAt                    time.Time
 	ProducerID                              string
+	Apart                                   bool
 	TopicID                                 uuid.UUID
 	Partition                               int32
 	Offset                                  int64
@@ -81,6 +82,10 @@ func Project(last map[outcome.Key]Row, rec runner.Record) []Row {
 		row.Index = int32(i)
 		before, ended := last[key]
 		row.Revision = outcome.Revision(o)
+		row.Apart = rec.AfterClose || rec.Event.GetProducerClosed() != nil
+		if ended {
+			row.Apart = before.Apart
+		}
 		switch {
 		case ended && o.GetLease() && rec.Event.GetLeaseEnded() != nil:
 			rows = append(rows, lessen(last, rec, before, o, reasonReturned)...)

@@ -233,3 +233,33 @@ func TestALeaseHasARowOnlyWhereItIsCharged(t *testing.T) {
 		})
 	}
 }
+
+// What a closing ended, or what came behind it, is apart, and stays so: its request's row may say anything. What a producer ended itself is not, whatever comes later.
+func TestApartIsWhatAClosingEndedOrWhatCameBehindIt(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		events []*rateguardv1.Event
+		behind bool
+		want   []bool
+	}{
+		{"settled", []*rateguardv1.Event{settled(5), corrected(2, 7)}, false, []bool{false, false}},
+		{"settled, then a closing that did not see it", []*rateguardv1.Event{settled(5), closed(9)}, false, []bool{false, false}},
+		{"closed", []*rateguardv1.Event{closed(9)}, false, []bool{true}},
+		{"closed, settled late and corrected", []*rateguardv1.Event{closed(9), settled(5), corrected(3, 7)}, false, []bool{true, true, true}},
+		{"behind a closing", []*rateguardv1.Event{settled(5)}, true, []bool{true}},
+		{"a charged lease that gets smaller", []*rateguardv1.Event{closedLease(rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, 100), taken(30)}, true, []bool{true, true}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			last := map[outcome.Key]ledger.Row{}
+			var got []bool
+			for _, e := range test.events {
+				for _, r := range ledger.Project(last, runner.Record{Workspace: "ws", Event: e, AfterClose: test.behind}) {
+					got = append(got, r.Apart)
+				}
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("apart (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

@@ -6,20 +6,23 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"regexp"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // migrationLock is the key of the advisory lock that one migrator at a time holds.
 const migrationLock int64 = 0x7261746567 // "rateg"
 
-// lastReadModel is the largest number of the steps that make read models: tables that can be made again from the log, so
-// that anybody may drop them. These steps bear being applied again (IF NOT EXISTS), and are, at every start.
+// lastReadModel is the largest number of the steps that make read models: tables that can be made again from the log, so that anybody may drop
+// them. Each start looks for what these steps make, and makes what is missing.
 const lastReadModel = 9
 
 // The list of steps has a schema of its own, so that it survives when the read models are dropped with theirs. The schema is not
@@ -55,8 +58,8 @@ func (m Migration) Sum() string {
 	return hex.EncodeToString(s[:])
 }
 
-// Migrations returns the steps in files ("migrations/NNNN_verb_object.sql") by number. A name of
-// another form and a number that is used twice are errors.
+// Migrations returns the steps in files ("migrations/NNNN_verb_object.sql") by number. A name of another form, a number that is used twice and a
+// read model's statement whose result could not be looked for are errors.
 func Migrations(files fs.FS) ([]Migration, error) {
 	names, err := fs.Glob(files, "migrations/*")
 	if err != nil {
@@ -77,7 +80,13 @@ func Migrations(files fs.FS) ([]Migration, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading migration %s: %w", name, err)
 		}
-		steps = append(steps, Migration{Number: number, Name: name, SQL: string(text)})
+		step := Migration{Number: number, Name: name, SQL: string(text)}
+		if number <= lastReadModel {
+			if _, err := statements(step); err != nil {
+				return nil, err
+			}
+		}
+		steps = append(steps, step)
 	}
 	slices.SortFunc(steps, func(a, b Migration) int { return cmp.Compare(a.Number, b.Number) })
 	for i := 1; i < len(steps); i++ {
@@ -88,10 +97,9 @@ func Migrations(files fs.FS) ([]Migration, error) {
 	return steps, nil
 }
 
-// Migrate brings the schema of the database at url to this release's. Any number of
-// processes may call it at once: all steps run in one transaction under one advisory lock, so
-// a schema is never half-changed. A step that was edited after it had been applied is an error;
-// steps of a newer release are left alone.
+// Migrate brings the schema of the database at url to this release's. Any number of processes may call it at once, beside others that read and
+// write: one at a time migrates, each step is a transaction, and a schema that is as it has to be is only looked at. A step that was edited after it
+// had been applied is an error; steps of a newer release are left alone.
 func Migrate(ctx context.Context, url string) error {
 	steps, err := Migrations(migrationFiles)
 	if err != nil {
@@ -107,19 +115,62 @@ func Migrate(ctx context.Context, url string) error {
 		return fmt.Errorf("connecting to migrate PostgreSQL: %w", err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return apply(ctx, tx, steps) })
+	return (&migrator{conn: conn}).run(ctx, steps)
 }
 
-func apply(ctx context.Context, tx pgx.Tx, steps []Migration) error {
-	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", migrationLock); err != nil {
-		return fmt.Errorf("locking the migrations: %w", err)
+// migrator applies steps on one connection.
+type migrator struct{ conn *pgx.Conn }
+
+func (m *migrator) run(ctx context.Context, steps []Migration) error {
+	if err := m.lock(ctx); err != nil {
+		return err
 	}
-	if _, err := tx.Exec(ctx, createMigrations); err != nil {
+	if err := m.patiently(ctx, func() error { return m.exec(ctx, createMigrations) }); err != nil {
 		return fmt.Errorf("creating the list of migrations: %w", err)
 	}
-	rows, err := tx.Query(ctx, "SELECT number, sha256 FROM migrations.applied")
+	applied, err := m.applied(ctx)
 	if err != nil {
-		return fmt.Errorf("reading the applied migrations: %w", err)
+		return err
+	}
+	for _, step := range steps {
+		sum, known := applied[step.Number]
+		if known && sum != step.Sum() {
+			return fmt.Errorf("migration %s was changed after it had been applied", step.Name)
+		}
+		if step.Number <= lastReadModel {
+			err = m.restore(ctx, step, known)
+		} else if !known {
+			err = m.patiently(ctx, func() error { return m.once(ctx, step) })
+		}
+		if err != nil {
+			return fmt.Errorf("applying migration %s: %w", step.Name, err)
+		}
+	}
+	return nil
+}
+
+// lock makes this process the one that migrates, until its connection ends. It asks again and again, as CREATE INDEX CONCURRENTLY waits for every
+// statement that began before, and one that waits for this lock would wait for the index.
+func (m *migrator) lock(ctx context.Context) error {
+	for {
+		var locked bool
+		if err := m.conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", migrationLock).Scan(&locked); err != nil {
+			return fmt.Errorf("locking the migrations: %w", err)
+		}
+		if locked {
+			return nil
+		}
+		if err := pause(ctx, lockPoll); err != nil {
+			return fmt.Errorf("locking the migrations: %w", err)
+		}
+	}
+}
+
+// applied returns the sums of the applied steps by number.
+func (m *migrator) applied(ctx context.Context) (map[int]string, error) {
+	rows, err := m.conn.Query(ctx, "SELECT number, sha256 FROM migrations.applied")
+	if err != nil {
+		return nil, fmt.Errorf("reading the applied migrations: %w", err)
 	}
 	applied := map[int]string{}
 	var number int
@@ -129,25 +180,76 @@ func apply(ctx context.Context, tx pgx.Tx, steps []Migration) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("reading the applied migrations: %w", err)
+		return nil, fmt.Errorf("reading the applied migrations: %w", err)
 	}
-	for _, m := range steps {
-		if sum, ok := applied[m.Number]; ok {
-			if sum != m.Sum() {
-				return fmt.Errorf("migration %s was changed after it had been applied", m.Name)
-			}
-			if m.Number > lastReadModel {
-				continue
-			}
-		}
+	return applied, nil
+}
+
+// once applies a step and records it, in one transaction.
+func (m *migrator) once(ctx context.Context, step Migration) error {
+	return pgx.BeginFunc(ctx, m.conn, func(tx pgx.Tx) error {
 		// Without arguments pgx uses the simple protocol, which takes several statements.
-		if _, err := tx.Exec(ctx, m.SQL); err != nil {
-			return fmt.Errorf("applying migration %s: %w", m.Name, err)
+		if _, err := tx.Exec(ctx, step.SQL); err != nil {
+			return err
 		}
-		if _, err := tx.Exec(ctx, "INSERT INTO migrations.applied (number, name, sha256) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-			m.Number, m.Name, m.Sum()); err != nil {
-			return fmt.Errorf("recording migration %s: %w", m.Name, err)
+		_, err := tx.Exec(ctx, record, step.Number, step.Name, step.Sum())
+		return err
+	})
+}
+
+const record = "INSERT INTO migrations.applied (number, name, sha256) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+
+// How the migrator waits. Whoever comes behind one that waits for a table's strongest lock waits too, so it gives way soon and asks again.
+const (
+	lockPoll     = 50 * time.Millisecond
+	lockTimeout  = 300 * time.Millisecond
+	lockPause    = 500 * time.Millisecond
+	lockPatience = 2 * time.Minute
+)
+
+// patiently runs do, which gives up a lock that it does not get at once, until it has got it.
+func (m *migrator) patiently(ctx context.Context, do func() error) error {
+	if err := m.limit(ctx, lockTimeout); err != nil {
+		return err
+	}
+	for started := time.Now(); ; {
+		err := do()
+		if err == nil || !gaveWay(err) || time.Since(started) > lockPatience {
+			return err
+		}
+		if err := pause(ctx, lockPause); err != nil {
+			return err
 		}
 	}
-	return nil
+}
+
+// limit sets how long a statement waits for a lock; 0: without end.
+func (m *migrator) limit(ctx context.Context, d time.Duration) error {
+	return m.exec(ctx, fmt.Sprintf("SET lock_timeout = %d", d.Milliseconds()))
+}
+
+func (m *migrator) exec(ctx context.Context, sql string) error {
+	_, err := m.conn.Exec(ctx, sql)
+	return err
+}
+
+// Codes of PostgreSQL's errors.
+const (
+	codeLockNotAvailable = "55P03"
+	codeDeadlockDetected = "40P01"
+)
+
+// gaveWay reports whether a statement ended because of the locks of others.
+func gaveWay(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (e.Code == codeLockNotAvailable || e.Code == codeDeadlockDetected)
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }

@@ -57,24 +57,30 @@ func (p piece) params(i int) []any {
 	return []any{param("from"+n, p.from.UnixMicro()), param("to"+n, p.to.UnixMicro())}
 }
 
-// aggregate is one sum: as the projection "hourly" keeps it, and how those of several pieces become one.
-type aggregate struct{ name, piece, merged string }
+// aggregate is one sum: as the projection "hourly" keeps it, how those of several pieces become one, and what stands for the sum over nothing.
+type aggregate struct{ name, piece, merged, nothing string }
 
 const quantiles = "(0.5, 0.95, 0.99)"
 
 var aggregates = []aggregate{
-	{"s0", "sum(requests)", "sum(s0)"},
-	{"s1", "sumIf(requests, status >= 400)", "sum(s1)"},
-	{"s2", "sumIf(requests, decision = 'denied')", "sum(s2)"},
-	{"s3", "sum(input_tokens)", "sum(s3)"},
-	{"s4", "sum(cached_tokens)", "sum(s4)"},
-	{"s5", "sum(output_tokens)", "sum(s5)"},
-	{"s6", "sum(cost_nano)", "sum(s6)"},
-	{"s7", "quantilesTDigestState" + quantiles + "(latency_us)", "quantilesTDigestMerge" + quantiles + "(s7)"},
+	{"s0", "sum(requests)", "sum(s0)", "toUInt64(0)"},
+	{"s1", "sumIf(requests, status >= 400)", "sum(s1)", "toUInt64(0)"},
+	{"s2", "sumIf(requests, decision = 'denied')", "sum(s2)", "toUInt64(0)"},
+	{"s3", "sum(input_tokens)", "sum(s3)", "toInt64(0)"},
+	{"s4", "sum(cached_tokens)", "sum(s4)", "toInt64(0)"},
+	{"s5", "sum(output_tokens)", "sum(s5)", "toInt64(0)"},
+	{costs, "sum(cost_nano)", "sum(" + costs + ")", "toInt64(0)"},
+	{
+		"s7", "quantilesTDigestState" + quantiles + "(latency_us)", "quantilesTDigestMerge" + quantiles + "(s7)",
+		"arrayReduce('quantilesTDigestState" + quantiles + "', emptyArrayUInt32())",
+	},
 }
 
-// sql returns the text. Everything in it is ours: values are bound by name.
-func (u *usageQuestion) sql() string {
+// costs is the aggregate that corrections add to.
+const costs = "s6"
+
+// sql returns the text; corrected says that the table of corrections is there. Everything in the text is ours: values are bound by name.
+func (u *usageQuestion) sql(corrected bool) string {
 	var names []string
 	for i := range u.groups {
 		names = append(names, "g"+strconv.Itoa(i))
@@ -93,6 +99,9 @@ func (u *usageQuestion) sql() string {
 			columns = append(columns, a.piece+" AS "+a.name)
 		}
 		pieces = append(pieces, "SELECT "+strings.Join(columns, ", ")+" FROM requests WHERE "+u.filter.where()+" AND "+p.where(i)+by)
+	}
+	if corrected {
+		pieces = append(pieces, u.corrections(names, by)...)
 	}
 	columns := slices.Clone(names)
 	for _, a := range aggregates {

@@ -29,8 +29,8 @@ const (
 	staleAfter = 5 * time.Second
 )
 
-// requestsProjection is the projection that fills the table.
-const requestsProjection = "requests"
+// followed are the projections that fill the tables: an answer is as old as the older of them.
+var followed = []string{"requests", "corrections"}
 
 // Service answers questions. It is safe for concurrent use.
 type Service struct {
@@ -67,11 +67,16 @@ type Freshness struct {
 func (s *Service) freshness(ctx context.Context, now time.Time) Freshness {
 	ctx, cancel := context.WithTimeout(ctx, progressTimeout)
 	defer cancel()
-	p, err := postgres.ReadProgress(ctx, s.pool, requestsProjection)
-	if err != nil || p.AsOf.IsZero() || p.AsOf.Unix() <= 0 {
-		return Freshness{Stale: true}
+	var asOf time.Time
+	for _, projection := range followed {
+		p, err := postgres.ReadProgress(ctx, s.pool, projection)
+		if err != nil || p.AsOf.IsZero() || p.AsOf.Unix() <= 0 {
+			return Freshness{Stale: true}
+		}
+		if asOf.IsZero() || p.AsOf.Before(asOf) {
+			asOf = p.AsOf.UTC()
+		}
 	}
-	asOf := p.AsOf.UTC()
 	return Freshness{AsOf: &asOf, Stale: now.Sub(asOf) > staleAfter}
 }
 
@@ -86,8 +91,18 @@ const (
 	codeMemoryLimit     = 241
 )
 
+// errNoTable says that a table is not there yet.
+var errNoTable = errors.New("the table is not there")
+
 // ask runs a query and scans each row. A table that is not there yet has no rows.
 func (s *Service) ask(ctx context.Context, sql string, params []any, scan func(driver.Rows) error) error {
+	if err := s.run(ctx, sql, params, scan); !errors.Is(err, errNoTable) {
+		return err
+	}
+	return nil
+}
+
+func (s *Service) run(ctx context.Context, sql string, params []any, scan func(driver.Rows) error) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	settings := clickhouse.Settings{"max_execution_time": maxSeconds, "max_memory_usage": maxMemory}
@@ -114,7 +129,7 @@ func failure(err error) error {
 	}
 	switch exception.Code {
 	case codeUnknownTable:
-		return nil
+		return errNoTable
 	case codeTimeoutExceeded, codeTooSlow, codeMemoryLimit:
 		return problem.New(http.StatusBadRequest, problem.InvalidRequest, "the answer takes too long: narrow from and to, or group by less")
 	}

@@ -46,7 +46,9 @@ type Request struct {
 	CostUSD      *money.Nano `json:"cost_usd"`
 	Estimated    bool        `json:"estimated"`
 	PriceVersion string      `json:"price_version"`
-	LatencyMS    *float64    `json:"latency_ms"`
+	// Corrected says that cost, estimate and price are those of the ledger, which has learned more since the row was written.
+	Corrected bool     `json:"corrected"`
+	LatencyMS *float64 `json:"latency_ms"`
 	// TTFTMS is nil where no byte of an answer came.
 	TTFTMS     *float64 `json:"ttft_ms"`
 	OverheadUS uint32   `json:"overhead_us"`
@@ -111,6 +113,9 @@ func (s *Service) Requests(ctx context.Context, workspace string, q url.Values, 
 		l.Data = append(l.Data, r)
 		return err
 	})
+	if err == nil {
+		err = s.correct(ctx, workspace, l.Data)
+	}
 	if err != nil {
 		return RequestList{}, s.stamp(ctx, err, now)
 	}
@@ -178,13 +183,17 @@ func (s *Service) Request(ctx context.Context, workspace, id string) (r Request,
 		f.add("time < fromUnixTimestamp64Micro({to:Int64}, 'UTC')", param("to", at.Add(idSlack).UnixMicro()))
 	}
 	sql := "SELECT " + requestColumns + " FROM requests WHERE " + f.where() + " LIMIT 1"
-	err = s.ask(ctx, sql, f.params, func(rows driver.Rows) error {
-		found = true
-		r, err = scanRequest(rows)
+	var rows []Request
+	err = s.ask(ctx, sql, f.params, func(found driver.Rows) error {
+		r, err := scanRequest(found)
+		rows = append(rows, r)
 		return err
 	})
-	if err != nil {
+	if err == nil {
+		err = s.correct(ctx, workspace, rows)
+	}
+	if err != nil || len(rows) == 0 {
 		return r, false, s.stamp(ctx, err, time.Now())
 	}
-	return r, found, nil
+	return rows[0], true, nil
 }

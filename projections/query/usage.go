@@ -89,7 +89,7 @@ func (s *Service) Usage(ctx context.Context, workspace string, q url.Values, now
 	}
 	u := Usage{From: question.span.from, To: question.span.to, Data: []UsageRow{}}
 	u.Freshness = s.freshness(ctx, now)
-	err = s.ask(ctx, question.sql(), question.filter.params, func(rows driver.Rows) error {
+	err = s.askCorrected(ctx, question.sql, question.filter.params, func(rows driver.Rows) error {
 		row, err := question.scan(rows)
 		u.Data = append(u.Data, row)
 		return err
@@ -121,6 +121,7 @@ func readUsage(workspace string, q url.Values, now time.Time) (usageQuestion, er
 	question.pieces = cut(question.span, step%time.Hour == 0)
 	f := &question.filter
 	f.add("workspace = {workspace:String}", param("workspace", workspace))
+	f.params = append(f.params, param("from", question.span.from.UnixMicro()), param("to", question.span.to.UnixMicro()), param("slack", idSlack.Microseconds()))
 	for i, p := range question.pieces {
 		f.params = append(f.params, p.params(i)...)
 	}

@@ -5,14 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
 
 // prepare agrees with the target on a generation. Checkpoints and target are written to different stores (or wiped
-// by different hands): where they do not belong together, the projection starts again from the beginning of the log.
-func (r *Runner) prepare(ctx context.Context) (scope, error) {
+// by different hands): where they do not belong together, the projection starts again from the beginning of the log. Its id begins with
+// prefix, and one that does not is replaced.
+func (r *Runner) prepare(ctx context.Context, prefix string) (scope, error) {
 	p := r.cfg.Projection
 	s := scope{projection: p.Name, topic: p.Topic.Name}
 	err := pgx.BeginFunc(ctx, r.cfg.Pool, func(tx pgx.Tx) error {
@@ -33,13 +35,16 @@ func (r *Runner) prepare(ctx context.Context) (scope, error) {
 		if err != nil {
 			return fmt.Errorf("looking at the target: %w", err)
 		}
-		_, ranged := p.Target.(Ranged)
-		reason := mismatch(s.generation, state, written, ranged)
+		_, other := p.Target.(Store)
+		reason := mismatch(s.generation, state, written, other)
+		if reason == "" && !strings.HasPrefix(s.generation, prefix) {
+			reason = "its source was made again"
+		}
 		if reason == "" {
 			return nil
 		}
 		old := s.generation
-		s.generation = uuid.Must(uuid.NewV7()).String()
+		s.generation = prefix + uuid.Must(uuid.NewV7()).String()
 		if err := r.begin(ctx, tx, s.generation, reason); err != nil {
 			return err
 		}
@@ -61,7 +66,7 @@ func (r *Runner) prepare(ctx context.Context) (scope, error) {
 const reasonFirst = "first start"
 
 // mismatch says why a new generation has to begin; empty when target and checkpoints belong together.
-func mismatch(generation string, t State, written int64, ranged bool) string {
+func mismatch(generation string, t State, written int64, otherStore bool) string {
 	switch {
 	case generation == "" && (t.Missing || t.Empty):
 		return reasonFirst
@@ -69,7 +74,7 @@ func mismatch(generation string, t State, written int64, ranged bool) string {
 		return "the checkpoints are gone and the target has rows"
 	case t.Missing:
 		return "the target is gone"
-	case ranged && t.Generation != generation:
+	case otherStore && t.Generation != generation:
 		return fmt.Sprintf("the target carries generation %q", t.Generation)
 	case t.Empty && written > 0:
 		return "the target is empty although rows had been written"

@@ -75,6 +75,8 @@ func (m *Metrics) sessionEnded(projection string, err error) {
 
 func (m *Metrics) written(projection string, rows int64, asOf time.Time, took time.Duration) {
 	m.rows.WithLabelValues(projection).Add(float64(rows))
-	m.asOf.WithLabelValues(projection).Set(float64(asOf.UnixMicro()) / 1e6)
+	if !asOf.IsZero() {
+		m.asOf.WithLabelValues(projection).Set(float64(asOf.UnixMicro()) / 1e6)
+	}
 	m.batches.WithLabelValues(projection).Observe(took.Seconds())
 }

@@ -5,6 +5,9 @@ package runner
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -55,6 +58,19 @@ type Block struct {
 	SHA string
 }
 
+// NewBlock returns a block of rows, whose values are strings, numbers, times in range and maps of strings.
+func NewBlock(rows [][]any) Block {
+	h := sha256.New()
+	for _, values := range rows {
+		b, err := json.Marshal(values) // the keys of maps are sorted
+		if err != nil {
+			panic("runner: hashing a row: " + err.Error()) //nolint:forbidigo // such values can always be written
+		}
+		_, _ = h.Write(b) // a hash never fails
+	}
+	return Block{Rows: rows, SHA: hex.EncodeToString(h.Sum(nil))}
+}
+
 // State is what a target shows of itself.
 type State struct {
 	// Generation is the id that the target carries; empty when it carries none.
@@ -78,18 +94,34 @@ type Transactional interface {
 	Apply(ctx context.Context, tx pgx.Tx, b Batch) (int64, error)
 }
 
-// Ranged is a target in another store. A batch is announced in PostgreSQL, inserted under a token, and then acknowledged; what
-// a crash leaves is found by counting.
-type Ranged interface {
+// Store is a target in another store than the checkpoints. A batch is announced in PostgreSQL, inserted under a token, and then
+// acknowledged; what a crash leaves is found by counting.
+type Store interface {
 	Target
-	// Form makes the rows of a batch; it is pure, so that a batch can be formed again after a crash.
-	Form(b Batch) Block
 	// Count returns the number of rows that were made from the range.
 	Count(ctx context.Context, r Range) (int64, error)
 	// Delete removes the rows that were made from the range and returns when they are gone.
 	Delete(ctx context.Context, r Range) error
 	// Insert writes the rows and returns when they are durable. A second insert with the same token is ignored by the store.
 	Insert(ctx context.Context, b Block, token string) error
+}
+
+// Ranged is a store of rows that are made from records.
+type Ranged interface {
+	Store
+	// Form makes the rows of a batch; it is pure, so that a batch can be formed again after a crash.
+	Form(b Batch) Block
+}
+
+// Copied is a store of rows that another projection has made in PostgreSQL, its source. That one only appends, so that rows of a range of
+// offsets that it has applied can be read again after a crash.
+type Copied interface {
+	Store
+	// Hold keeps the source from being emptied until the transaction ends.
+	Hold(ctx context.Context, tx pgx.Tx) error
+	// Read returns the rows of the range, and the last offset that they stand for: that of the range, or an earlier one where there are
+	// more rows than most. Zero: all.
+	Read(ctx context.Context, tx pgx.Tx, r Range, most int) (b Block, to int64, err error)
 }
 
 // Projection is what the runner has to know of a projection.
@@ -100,7 +132,9 @@ type Projection struct {
 	Check func(*rateguardv1.Event) error
 	// Span numbers the storage partition (for example the month) of an event, so that a batch stays in few of them; nil: no matter.
 	Span func(*rateguardv1.Event) int
-	// Target is a Transactional or a Ranged.
+	// Source is the projection of the same topic whose rows a Copied target takes; empty for other targets.
+	Source string
+	// Target is a Transactional, a Ranged or a Copied.
 	Target Target
 }
 
@@ -213,7 +247,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	backoff := minBackoff
 	for ctx.Err() == nil {
 		started := time.Now()
-		err := r.session(ctx)
+		err := r.life(ctx)
 		r.setReady(err)
 		if ctx.Err() != nil {
 			break
@@ -231,4 +265,12 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 	r.setReady(errNotStarted)
 	return nil //nolint:nilerr // the last session ended because it was told to
+}
+
+// life is one session, as the target needs it.
+func (r *Runner) life(ctx context.Context) error {
+	if t, ok := r.cfg.Projection.Target.(Copied); ok {
+		return r.copy(ctx, t)
+	}
+	return r.session(ctx)
 }

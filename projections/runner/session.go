@@ -53,7 +53,7 @@ func (r *Runner) session(ctx context.Context) error {
 	if err := r.cfg.Migrate(ctx, r.cfg.PostgresURL); err != nil {
 		return err
 	}
-	sc, err := r.prepare(ctx)
+	sc, err := r.prepare(ctx, "")
 	if err != nil {
 		return err
 	}

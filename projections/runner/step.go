@@ -82,7 +82,7 @@ func (s *session) apply(ctx context.Context, p *partition, entries []entry) erro
 	case Transactional:
 		rows, err = s.applyTransactional(ctx, p, target, b, newest)
 	case Ranged:
-		rows, err = s.applyRanged(ctx, p, target, b, newest)
+		rows, err = s.applyBlock(ctx, p, target, b.rng(), target.Form(b), newest)
 	default:
 		err = fmt.Errorf("target %T is neither transactional nor ranged", target)
 	}
@@ -123,9 +123,8 @@ func (s *session) advance(ctx context.Context, tx pgx.Tx, p *partition, to, rows
 	return p.marks.save(ctx, tx, s.scope)
 }
 
-// applyRanged announces the range, inserts it and acknowledges it.
-func (s *session) applyRanged(ctx context.Context, p *partition, t Ranged, b Batch, newest time.Time) (int64, error) {
-	block := t.Form(b)
+// applyBlock announces the range, inserts its rows and acknowledges it.
+func (s *session) applyBlock(ctx context.Context, p *partition, t Store, b Range, block Block, newest time.Time) (int64, error) {
 	rows := int64(len(block.Rows))
 	token := fmt.Sprintf("%s/%s/%s/%d/%d-%d/%s", s.projection, b.Generation, b.TopicID, b.Partition, b.From, b.To, block.SHA)
 	insert := rows > 0
@@ -159,7 +158,7 @@ func (s *session) applyRanged(ctx context.Context, p *partition, t Ranged, b Bat
 // insert writes the block. After a recovery it counts again: a zombie of an older release may have formed other rows under another
 // token (then the next session cleans up), and an earlier recovery may have died between its delete and
 // its insert (then the store ignores the token, and the block goes in under another one).
-func (s *session) insert(ctx context.Context, p *partition, t Ranged, b Batch, block Block, token string, recovering bool) error {
+func (s *session) insert(ctx context.Context, p *partition, t Store, b Range, block Block, token string, recovering bool) error {
 	want := int64(len(block.Rows))
 	tokens := []string{token}
 	if recovering {
@@ -175,7 +174,7 @@ func (s *session) insert(ctx context.Context, p *partition, t Ranged, b Batch, b
 		if !recovering {
 			return nil
 		}
-		got, err := t.Count(ctx, b.rng())
+		got, err := t.Count(ctx, b)
 		if err != nil {
 			return fmt.Errorf("counting %d-%d of partition %d: %w", b.From, b.To, p.partition, err)
 		}
@@ -191,10 +190,10 @@ func (s *session) insert(ctx context.Context, p *partition, t Ranged, b Batch, b
 
 // recover looks what an announced batch left in the target. The window in which the store remembers tokens
 // may have passed, so it is the rows that are counted.
-func (s *session) recover(ctx context.Context, p *partition, t Ranged, b Batch, block Block, token string) (insert bool, newToken string, err error) {
+func (s *session) recover(ctx context.Context, p *partition, t Store, b Range, block Block, token string) (insert bool, newToken string, err error) {
 	w := *p.pending
 	rows := int64(len(block.Rows))
-	got, err := t.Count(ctx, b.rng())
+	got, err := t.Count(ctx, b)
 	if err != nil {
 		return false, "", fmt.Errorf("counting %d-%d of partition %d: %w", b.From, b.To, p.partition, err)
 	}
@@ -212,7 +211,7 @@ func (s *session) recover(ctx context.Context, p *partition, t Ranged, b Batch, 
 	if got > 0 {
 		log.Error("announced batch is half in the target; it is removed and inserted again")
 		s.r.cfg.Metrics.damaged.WithLabelValues(s.projection).Inc()
-		if err := t.Delete(ctx, b.rng()); err != nil {
+		if err := t.Delete(ctx, b); err != nil {
 			return false, "", fmt.Errorf("deleting %d-%d of partition %d: %w", b.From, b.To, p.partition, err)
 		}
 		// The store still remembers the token of the rows that were deleted.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 	"github.com/rateguard/rateguard/tests/harness"
 )
 
-// A price that becomes known later changes what was charged, once, in every store that keeps sums; the row of the request stays as it was.
+// A price that becomes known later changes what was charged, once, in every store that keeps sums, in usage and in the request.
 func TestAPriceThatIsKnownLaterCorrectsTheCost(t *testing.T) {
 	t.Parallel()
 	s := harness.Shared(t)
@@ -70,9 +71,22 @@ func TestAPriceThatIsKnownLaterCorrectsTheCost(t *testing.T) {
 		}
 		return nil
 	})
-	if kept := tenant.Request(got.id()); *kept.CostUSD != *row.CostUSD || kept.PriceVersion != row.PriceVersion {
-		t.Errorf("the row of the request is another one now: %+v", kept)
-	}
+	version := row.PriceVersion + "+override.1.backdated"
+	harness.Eventually(t, harness.VisibleWithin, func() error { // the analytics are behind the ledger
+		now, err := s.Admin.Request(t.Context(), tenant.ID, got.id())
+		if err != nil {
+			return err
+		}
+		usage, err := s.Admin.Usage(t.Context(), tenant.ID, adminclient.UsageQuery{GroupBy: []string{"model"}})
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(usage.Data, func(x adminclient.UsageRow) bool { return x.Model == model })
+		if !now.Corrected || now.CostUSD == nil || *now.CostUSD != want.NewCostUSD || now.PriceVersion != version || i < 0 || usage.Data[i].CostUSD != want.NewCostUSD {
+			return fmt.Errorf("the request is %+v, usage %+v", now, usage.Data)
+		}
+		return nil
+	})
 	doc, err := s.Admin.Explain(t.Context(), tenant.ID, got.id())
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +96,7 @@ func TestAPriceThatIsKnownLaterCorrectsTheCost(t *testing.T) {
 		t.Fatal(err)
 	}
 	outcomes := e.Reservations[0].Outcomes
-	if len(outcomes) != 2 || outcomes[1].Reason != run.ID+": a late price list" || outcomes[1].PriceVersion != row.PriceVersion+"+override.1.backdated" {
+	if len(outcomes) != 2 || outcomes[1].Reason != run.ID+": a late price list" || outcomes[1].PriceVersion != version {
 		t.Errorf("outcomes: %+v", outcomes)
 	}
 	q.DryRun = true

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/rateguard/rateguard/deploy/adminclient"
 	"github.com/rateguard/rateguard/deploy/mockprovider"
 	"github.com/rateguard/rateguard/schemas/envelope"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
@@ -20,17 +21,26 @@ import (
 	"github.com/rateguard/rateguard/topics"
 )
 
-// row is a request as the analytics have it, entry as the ledger has it.
+// row is a request as the analytics have it: with the cost that its corrections make of what was recorded first.
 type row struct {
 	id, key   string
 	cost      int64
 	estimated bool
 }
 
+// entry is the newest revision of a request's reservation in the ledger.
 type entry struct {
+	reservation string
 	cost, bound int64
 	estimated   bool
 	kind        string
+}
+
+// correction is what the analytics' corrections say of a request. The cost of one that is apart stands in them alone.
+type correction struct {
+	rows                    uint64
+	apart, priced, estimate bool
+	delta                   int64
 }
 
 // Count compares all that is known of a workspace's requests: what its clients got, what the provider
@@ -45,8 +55,11 @@ type Count struct {
 	sent   map[string]Sent
 	served map[string]mockprovider.Record
 
-	rows   []row
-	ledger map[string]entry
+	rows        []row
+	corrections map[string]correction
+	ledger      map[string]entry
+	// spent is the sum of the ledger, corrected how many of its rows correct.
+	spent, corrected int64
 }
 
 // NewCount waits until everything is accounted for, then holds every request to the promise: exactly one row
@@ -87,6 +100,13 @@ func (c *Count) await() {
 		}
 		if len(c.rows) < opened || len(c.ledger) < opened {
 			return fmt.Errorf("%d reservations, but %d rows and %d entries of the ledger", opened, len(c.rows), len(c.ledger))
+		}
+		var corrections uint64
+		for _, x := range c.corrections {
+			corrections += x.rows
+		}
+		if corrections < uint64(c.corrected) {
+			return fmt.Errorf("the ledger corrects %d times, the analytics %d", c.corrected, corrections)
 		}
 		return nil
 	})
@@ -156,6 +176,9 @@ func (c *Count) readRows() error {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
+	if err := c.readCorrections(conn); err != nil {
+		return err
+	}
 	found, err := conn.Query(c.t.Context(), "SELECT id, idempotency_key, toInt64(ifNull(cost_nano, -1)), estimated FROM requests WHERE workspace = ? AND decision = 'forwarded'", c.tenant.ID)
 	if err != nil {
 		return err
@@ -167,7 +190,39 @@ func (c *Count) readRows() error {
 		if err := found.Scan(&r.id, &r.key, &r.cost, &r.estimated); err != nil {
 			return err
 		}
+		if x, ok := c.corrections[r.id]; ok {
+			r.estimated = x.estimate
+			switch {
+			case !x.priced:
+				r.cost = -1
+			case x.apart || r.cost == -1:
+				r.cost = x.delta
+			default:
+				r.cost += x.delta
+			}
+		}
 		c.rows = append(c.rows, r)
+	}
+	return found.Err()
+}
+
+func (c *Count) readCorrections(conn driver.Conn) error {
+	found, err := conn.Query(c.t.Context(), `SELECT request_id, count(), max(apart), argMax(isNotNull(cost_nano), revision) = 1, argMax(estimated, revision), sum(delta_nano)
+ FROM corrections WHERE workspace = ? GROUP BY request_id`, c.tenant.ID)
+	if err != nil {
+		return err
+	}
+	defer func(r driver.Rows) { _ = r.Close() }(found)
+	c.corrections = map[string]correction{}
+	for found.Next() {
+		var id string
+		var x correction
+		var priced uint8
+		if err := found.Scan(&id, &x.rows, &x.apart, &priced, &x.estimate, &x.delta); err != nil {
+			return err
+		}
+		x.priced = priced == 1
+		c.corrections[id] = x
 	}
 	return found.Err()
 }
@@ -179,7 +234,11 @@ func (c *Count) readLedger() error {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	found, err := conn.Query(ctx, "SELECT request_id, revision, coalesce(cost_nano, -1), coalesce(bound_nano, -1), estimated, kind FROM ledger WHERE workspace = $1 ORDER BY revision", c.tenant.ID)
+	if err := conn.QueryRow(ctx, "SELECT coalesce(sum(delta_nano), 0)::bigint, count(*) FILTER (WHERE apart OR revision > 1) FROM ledger WHERE workspace = $1", c.tenant.ID).
+		Scan(&c.spent, &c.corrected); err != nil {
+		return err
+	}
+	found, err := conn.Query(ctx, "SELECT request_id, reservation_id, coalesce(cost_nano, -1), coalesce(bound_nano, -1), estimated, kind FROM ledger WHERE workspace = $1 ORDER BY revision", c.tenant.ID)
 	if err != nil {
 		return err
 	}
@@ -187,12 +246,11 @@ func (c *Count) readLedger() error {
 	c.ledger = map[string]entry{}
 	for found.Next() {
 		var id string
-		var revision int
 		var e entry
-		if err := found.Scan(&id, &revision, &e.cost, &e.bound, &e.estimated, &e.kind); err != nil {
+		if err := found.Scan(&id, &e.reservation, &e.cost, &e.bound, &e.estimated, &e.kind); err != nil {
 			return err
 		}
-		if _, ok := c.ledger[id]; ok || revision != 1 {
+		if before, ok := c.ledger[id]; ok && before.reservation != e.reservation {
 			c.t.Errorf("request %s is in the ledger more than once", id)
 		}
 		c.ledger[id] = e
@@ -227,9 +285,10 @@ func (c *Count) check() {
 			c.t.Errorf("request %s is in the ledger and not in the analytics", id)
 		}
 	}
-	if rowSum != ledgerSum {
-		c.t.Errorf("the analytics sum up to %d nano-USD, the ledger to %d", rowSum, ledgerSum)
+	if rowSum != ledgerSum || c.spent != ledgerSum {
+		c.t.Errorf("the analytics sum up to %d nano-USD, the ledger to %d, by differences to %d", rowSum, ledgerSum, c.spent)
 	}
+	c.checkUsage(ledgerSum)
 	for key, s := range c.sent {
 		if s.Whole {
 			c.Whole++
@@ -240,7 +299,20 @@ func (c *Count) check() {
 		c.checkServed(key, byKey[key])
 	}
 	c.checkTables(ledgerSum)
-	c.t.Logf("%d requests sent, %d answered whole, %d reached the provider, %d rows, %d of them estimated, %d nano-USD", len(c.sent), c.Whole, len(c.served), len(c.rows), c.Estimated, rowSum)
+	c.t.Logf("%d requests sent, %d answered whole, %d reached the provider, %d rows, %d of them estimated, %d corrections, %d nano-USD", len(c.sent), c.Whole, len(c.served), len(c.rows),
+		c.Estimated, c.corrected, rowSum)
+}
+
+// checkUsage compares what the analytics API sums up.
+func (c *Count) checkUsage(want int64) {
+	c.t.Helper()
+	report, err := c.system.Admin.Usage(c.t.Context(), c.tenant.ID, adminclient.UsageQuery{})
+	if err != nil || len(report.Data) != 1 {
+		c.t.Fatalf("reading the usage: %v, %+v", err, report)
+	}
+	if got := Nano(c.t, &report.Data[0].CostUSD); got != want {
+		c.t.Errorf("usage says %d nano-USD, the ledger %d", got, want)
+	}
 }
 
 func (c *Count) checkWhole(key string, s Sent, r row) {

@@ -38,12 +38,12 @@ func TestLateEndOfAClosedProducerIsACorrection(t *testing.T) {
 	closeIt(1)
 	closeIt(1) // the second closer is ignored
 	r.caughtUp()
-	closed := want{requests: 1, cost: q.bound, input: q.input, ledger: 1, posted: q.bound}
+	closed := want{requests: 1, cost: q.bound, input: q.input, ledger: 1, posted: q.bound, corrections: 1}
 	r.verify(closed)
 	// The producer was alive after all.
 	r.send(tr.settled(q), tr.recorded(q))
 	r.caughtUp()
-	closed.ledger, closed.posted = 2, q.cost
+	closed.ledger, closed.posted, closed.corrections = 2, q.cost, 2
 	r.verify(closed)
 }
 
@@ -129,6 +129,6 @@ func TestClosingAfterARefusedRecordIsTaken(t *testing.T) {
 	r.caughtUp()
 	want := tr.want
 	want.requests, want.cost, want.input = want.requests+1, want.cost+open.bound, want.input+open.input
-	want.ledger, want.posted = want.ledger+1, want.posted+open.bound
+	want.ledger, want.posted, want.corrections = want.ledger+1, want.posted+open.bound, want.corrections+1
 	r.verify(want)
 }

@@ -65,3 +65,24 @@ SELECT n.nspname || '.' || c.relname || ' ' || c.relkind::text FROM pg_class c J
 		}
 	}
 }
+
+// A schema that is as it has to be is only looked at: each session of each projection migrates when it starts, beside writers of the same tables.
+func TestMigratingTakesNoLocksWhereNothingIsToDo(t *testing.T) {
+	r := newRig(t)
+	if err := postgres.Migrate(t.Context(), r.cfg.PostgresURL); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := r.pg.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	if _, err := tx.Exec(t.Context(), "LOCK TABLE ledger, balances, balance_reservations, projection_checkpoints, projection_generations, projection_marks IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := postgres.Migrate(ctx, r.cfg.PostgresURL); err != nil {
+		t.Error(err)
+	}
+}

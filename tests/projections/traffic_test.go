@@ -25,6 +25,8 @@ type want struct {
 	requests, cost, input int64
 	ledger, posted        int64
 	open, reserved        int64
+	// corrections counts the ledger's rows that rows of requests do not show.
+	corrections int64
 }
 
 var epoch = time.Date(2026, 10, 30, 12, 0, 0, 0, time.UTC)
@@ -54,6 +56,7 @@ type request struct {
 	id, workspace, producer string
 	at                      time.Time
 	cost, bound, input      int64
+	model                   string
 }
 
 func (tr *traffic) newRequest(workspace, producer string) request {
@@ -61,13 +64,13 @@ func (tr *traffic) newRequest(workspace, producer string) request {
 		id: uuid.NewString(), workspace: workspace, producer: producer,
 		// Over five days around the turn of a month, so that batches touch two partitions of the table.
 		at:   epoch.Add(time.Duration(tr.rng.Int64N(int64(5 * 24 * time.Hour)))).Truncate(time.Microsecond),
-		cost: tr.rng.Int64N(5_000_000), bound: 10_000_000, input: tr.rng.Int64N(1000),
+		cost: tr.rng.Int64N(5_000_000), bound: 10_000_000, input: tr.rng.Int64N(1000), model: []string{"gpt-4o", "o3"}[tr.rng.IntN(2)],
 	}
 }
 
 func (q request) subject() *rateguardv1.Subject {
 	return &rateguardv1.Subject{
-		RequestId: q.id, Attempt: 1, KeyId: "key_1", Route: "openai", Provider: "openai", Model: "gpt-4o", Endpoint: "/v1/chat/completions",
+		RequestId: q.id, Attempt: 1, KeyId: "key_1", Route: "openai", Provider: "openai", Model: q.model, Endpoint: "/v1/chat/completions",
 		OpenedAtUnixUs: q.at.UnixMicro(), PriceVersion: "p1", PolicyVersion: 3,
 	}
 }
@@ -85,7 +88,7 @@ func (q request) outcome(kind rateguardv1.OutcomeKind, cost int64) *rateguardv1.
 
 func (q request) row() *rateguardv1.RequestRecorded {
 	return &rateguardv1.RequestRecorded{
-		RequestId: q.id, KeyId: "key_1", Route: "openai", Provider: "openai", Model: "gpt-4o", Endpoint: "/v1/chat/completions",
+		RequestId: q.id, KeyId: "key_1", Route: "openai", Provider: "openai", Model: q.model, Endpoint: "/v1/chat/completions",
 		Decision: rateguardv1.Decision_DECISION_FORWARDED, Status: 200, UpstreamStatus: 200, CostNanoUsd: &q.cost, PriceVersion: "p1",
 		Context: &rateguardv1.RequestContext{Method: "POST", ClientIp: "10.0.0.1", Tags: map[string]string{"user": "u\x00ü", "b": "2"}},
 		Usage:   &rateguardv1.Usage{InputTokens: q.input}, LatencyUs: 1500, ReservationIds: []string{q.id + "/1"}, StartedAtUnixUs: q.at.UnixMicro(),

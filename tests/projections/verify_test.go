@@ -8,6 +8,7 @@ import (
 func (r *rig) verify(want want) {
 	r.t.Helper()
 	r.verifyRequests(want)
+	r.verifyCorrections(want)
 	ctx := r.t.Context()
 	var rows, posted int64
 	if err := r.pg.QueryRow(ctx, "SELECT count(*), coalesce(sum(delta_nano), 0)::bigint FROM ledger").Scan(&rows, &posted); err != nil {
@@ -26,6 +27,28 @@ func (r *rig) verify(want want) {
 		equal(r.t, "reserved in scope "+scope, reserved, want.reserved)
 		equal(r.t, "open in scope "+scope, open, want.open)
 	}
+}
+
+// verifyCorrections compares the table of corrections with the oracle, and what both tables together say of costs with the ledger's sum.
+func (r *rig) verifyCorrections(want want) {
+	r.t.Helper()
+	ctx := r.t.Context()
+	var rows, lineages, revisions uint64
+	err := r.ch.QueryRow(ctx, "SELECT count(), uniqExact(_topic_id, _partition, _offset, _idx), uniqExact(workspace, reservation_id, revision) FROM corrections").
+		Scan(&rows, &lineages, &revisions)
+	if err != nil {
+		r.t.Fatalf("reading corrections: %v", err)
+	}
+	equal(r.t, "corrections", int64(rows), want.corrections)
+	equal(r.t, "lineages of corrections", int64(lineages), want.corrections)
+	equal(r.t, "revisions of corrections", int64(revisions), want.corrections)
+	var cost int64
+	err = r.ch.QueryRow(ctx, `SELECT (SELECT ifNull(sum(cost_nano), 0) FROM requests WHERE (workspace, id) NOT IN (SELECT workspace, request_id FROM corrections WHERE apart))
+ + (SELECT sum(delta_nano) FROM corrections)`).Scan(&cost)
+	if err != nil {
+		r.t.Fatalf("reading corrected costs: %v", err)
+	}
+	equal(r.t, "cost of requests as corrected", cost, want.posted)
 }
 
 func (r *rig) verifyRequests(want want) {

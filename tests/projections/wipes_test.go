@@ -21,16 +21,26 @@ func TestWipedStoresAreMadeAgain(t *testing.T) {
 		{"the table is of another generation", func(r *rig) {
 			r.execClickHouse(`ALTER TABLE requests MODIFY COMMENT '{"generation":"other","migration":1}'`)
 		}, []string{"requests"}},
-		{"PostgreSQL lost the ledger's rows", func(r *rig) { r.exec(r.pg, "TRUNCATE ledger") }, []string{"ledger"}},
+		{"ClickHouse lost the table of corrections", func(r *rig) { r.execClickHouse("DROP TABLE corrections SYNC") }, []string{"corrections"}},
+		{"ClickHouse lost the rows of corrections", func(r *rig) { r.execClickHouse("TRUNCATE TABLE corrections") }, []string{"corrections"}},
+		{"ClickHouse lost everything", func(r *rig) {
+			r.execClickHouse("DROP TABLE requests SYNC")
+			r.execClickHouse("DROP TABLE corrections SYNC")
+		}, []string{"requests", "corrections"}},
+		{"PostgreSQL lost the ledger's rows", func(r *rig) { r.exec(r.pg, "TRUNCATE ledger") }, []string{"ledger", "corrections"}},
 		{"PostgreSQL lost one table of the balances", func(r *rig) { r.exec(r.pg, "TRUNCATE balances") }, []string{"balances"}},
 		{"PostgreSQL lost everything, ClickHouse is left", func(r *rig) {
 			r.exec(r.pg, "DROP SCHEMA public, control, migrations CASCADE")
-		}, []string{"requests", "ledger", "balances"}},
+		}, []string{"requests", "ledger", "balances", "corrections"}},
 		{
 			"PostgreSQL lost the schema of the read models", func(r *rig) { r.exec(r.pg, "DROP SCHEMA public CASCADE") },
-			[]string{"requests", "ledger", "balances"},
+			[]string{"requests", "ledger", "balances", "corrections"},
 		},
-		{"PostgreSQL lost the table of the ledger", func(r *rig) { r.exec(r.pg, "DROP TABLE ledger") }, []string{"ledger"}},
+		{"PostgreSQL lost the table of the ledger", func(r *rig) { r.exec(r.pg, "DROP TABLE ledger") }, []string{"ledger", "corrections"}},
+		{"PostgreSQL lost the ledger and ClickHouse the corrections", func(r *rig) {
+			r.exec(r.pg, "TRUNCATE ledger")
+			r.execClickHouse("DROP TABLE corrections SYNC")
+		}, []string{"ledger", "corrections"}},
 		{"nothing", func(*rig) {}, nil},
 	}
 	for _, test := range tests {
@@ -38,6 +48,7 @@ func TestWipedStoresAreMadeAgain(t *testing.T) {
 			r, tr := newRig(t), newTraffic(6)
 			stop := r.start()
 			r.send(tr.load(100)...)
+			r.send(tr.corrected(60)...)
 			r.caughtUp()
 			before := map[string]string{}
 			for _, p := range projections.All(r.ch) {
@@ -46,7 +57,7 @@ func TestWipedStoresAreMadeAgain(t *testing.T) {
 			stop()
 			test.wipe(r)
 			r.start()
-			r.send(tr.load(50)...)
+			r.send(tr.corrected(30)...)
 			r.eventually("the role has looked at the stores", r.newGenerations(before, test.again))
 			r.caughtUp()
 			r.verify(tr.want)
@@ -75,14 +86,15 @@ func TestClickHouseWipedWhileRunning(t *testing.T) {
 
 // What a crash left half in the table is removed and inserted again.
 func TestHalfInsertedRangeIsRepaired(t *testing.T) {
-	for _, left := range []int{0, 1} {
-		t.Run(fmt.Sprintf("%d of every 2 rows left", left), func(t *testing.T) {
+	for i, projection := range []string{"requests", "requests", "corrections", "corrections"} {
+		left := i % 2
+		t.Run(fmt.Sprintf("%s, %d of every 2 rows left", projection, left), func(t *testing.T) {
 			r, tr := newRig(t), newTraffic(8)
-			r.send(tr.load(100)...)
+			r.send(tr.corrected(100)...)
 			crashed := make(chan struct{})
 			stop := r.start(func(c *projections.Config) {
 				c.Fail = func(p string, s runner.Step) error {
-					if p != "requests" || s != runner.StepInserted {
+					if p != projection || s != runner.StepInserted {
 						return nil
 					}
 					select {
@@ -95,7 +107,7 @@ func TestHalfInsertedRangeIsRepaired(t *testing.T) {
 			})
 			<-crashed
 			stop()
-			r.execClickHouse(fmt.Sprintf("ALTER TABLE requests DELETE WHERE _offset %% 2 >= %d SETTINGS mutations_sync = 2", left))
+			r.execClickHouse(fmt.Sprintf("ALTER TABLE %s DELETE WHERE cityHash64(_offset, _idx) %% 2 >= %d SETTINGS mutations_sync = 2", projection, left))
 			r.start()
 			r.caughtUp()
 			r.verify(tr.want)

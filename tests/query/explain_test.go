@@ -302,9 +302,7 @@ func TestExplainWithoutTheLogOfTheWindow(t *testing.T) {
 			next.ServeHTTP(w, req)
 		})
 	}))
-	if err := store.Requests(r.store).Create(t.Context(), "g1"); err != nil {
-		t.Fatalf("creating the table: %v", err)
-	}
+	r.create()
 	e, id := decision{workspace: r.mine, key: "key_a", at: noon, check: &rateguardv1.Check{Id: "l", Scope: "workspace", Limit: 10, Unit: "requests", WindowUs: 60e6}}.record()
 	r.project(e)
 	var got explanation

@@ -55,10 +55,33 @@ func newRigWith(t *testing.T, kafka string) *rig {
 	if err := r.store.Exec(t.Context(), "SELECT 1"); err != nil {
 		t.Fatalf("reaching ClickHouse: %v", err)
 	}
-	if err := store.Requests(r.store).Create(t.Context(), "g1"); err != nil {
-		t.Fatalf("creating the table: %v", err)
-	}
+	r.create()
 	return r
+}
+
+// create makes the tables of ClickHouse.
+func (r *rig) create() {
+	r.t.Helper()
+	for _, table := range []*store.Table{store.Requests(r.store), store.Corrections(r.store)} {
+		if err := table.Create(r.t.Context(), "g1"); err != nil {
+			r.t.Fatalf("creating table %s: %v", table.Name(), err)
+		}
+	}
+}
+
+// correct inserts corrections of requests; the last of a request says its whole cost where they are apart.
+func (r *rig) correct(apart bool, rows ...row) {
+	r.t.Helper()
+	columns := []string{"workspace", "time", "request_id", "reservation_id", "revision", "apart", "key_id", "route", "provider", "model", "endpoint", "cost_nano", "delta_nano", "_generation"}
+	var values [][]any
+	for _, x := range rows {
+		values = append(values, []any{
+			x.workspace, x.at, x.id, x.id + "/1", int32(2), apart, x.key, x.route, "openai", x.model, x.endpoint, x.cost, *x.cost, "g1",
+		})
+	}
+	if err := store.Corrections(r.store).Insert(r.t.Context(), columns, values, rand.Text()); err != nil {
+		r.t.Fatalf("inserting corrections: %v", err)
+	}
 }
 
 // newRigOn makes a rig whose ClickHouse is at the URL that clickhouseURL makes of a database's name.
@@ -191,13 +214,13 @@ func (r *rig) insert(rows ...row) {
 func (r *rig) progress(lag int, asOf, observed time.Time) {
 	r.t.Helper()
 	const statement = `
-INSERT INTO projection_generations (projection, generation, reason) VALUES ('requests', 'g1', 'test') ON CONFLICT DO NOTHING;
+INSERT INTO projection_generations (projection, generation, reason) VALUES ('requests', 'g1', 'test'), ('corrections', 'g1', 'test') ON CONFLICT DO NOTHING;
 DELETE FROM projection_checkpoints`
 	if _, err := r.sql.Exec(r.t.Context(), statement); err != nil {
 		r.t.Fatal(err)
 	}
 	_, err := r.sql.Exec(r.t.Context(), `INSERT INTO projection_checkpoints (projection, generation, topic, topic_id, partition, next_offset, end_offset, as_of, observed_at)
-VALUES ('requests', 'g1', 'requests', $1, 0, 10, $2, $3, $4)`, uuid.New(), 10+lag, asOf, observed)
+SELECT projection, generation, 'topic', $1, 0, 10, $2, $3, $4 FROM projection_generations`, uuid.New(), 10+lag, asOf, observed)
 	if err != nil {
 		r.t.Fatal(err)
 	}

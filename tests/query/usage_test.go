@@ -71,6 +71,11 @@ func TestSumsEqualTheRows(t *testing.T) {
 	}
 	r.insert(rows...)
 	r.insert(newRow(r.theirs, noon.Add(time.Hour)))
+	r.correctSome(random, rows)
+	theirs := newRow(r.theirs, noon.Add(time.Hour))
+	theirs.cost = new(int64)
+	*theirs.cost = 5
+	r.correct(true, theirs)
 	for name, of := range groupings {
 		for _, span := range [][2]time.Time{
 			{noon, noon.Add(72 * time.Hour)},
