@@ -144,7 +144,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		}
 	}
 	f.persist(true)
-	return nil //nolint:nilerr // the last session ended because it was told to
+	return nil
 }
 
 func followed() []string {
