@@ -284,7 +284,7 @@ func (w *world) serve(base string, n int, r request) (all []*pending) {
 		harness.Eventually(w.t, time.Minute, func() error {
 			p := w.send(base, r)
 			if got := p.wait(); got.status != http.StatusOK {
-				return fmt.Errorf("%s answers %d %s %w", base, got.status, got.code, got.err)
+				return errors.Join(fmt.Errorf("%s answers %d %s", base, got.status, got.code), got.err)
 			}
 			all = append(all, p)
 			return nil
@@ -330,7 +330,7 @@ func (w *world) fill(bases ...string) {
 		}
 		for i, p := range all {
 			if a := p.wait(); a.status != http.StatusPaymentRequired {
-				err = fmt.Errorf("%s answers %d %s, and not that the budget is spent: %w", bases[i], a.status, a.code, a.err)
+				err = errors.Join(fmt.Errorf("%s answers %d %s, and not that the budget is spent", bases[i], a.status, a.code), a.err)
 			}
 		}
 		return err
