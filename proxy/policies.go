@@ -18,9 +18,11 @@ type policies struct {
 	store *lua.Store
 }
 
-// Refresh returns the newest policy of the workspace, nil where that is the one that is in force here already.
-func (p *policies) Refresh(ctx context.Context, workspace string) (*call.Workspace, error) {
-	before := p.view.Workspace(workspace)
+// Refresh returns the newest policy of the workspace, nil where that is no newer than the version. A request may be behind what is in force here by now.
+func (p *policies) Refresh(ctx context.Context, workspace string, version uint64) (*call.Workspace, error) {
+	if now := p.view.Workspace(workspace); now != nil && now.Version > version {
+		return now, nil
+	}
 	document, err := p.store.Policy(ctx, workspace)
 	if err != nil {
 		return nil, fmt.Errorf("refreshing the policy: %w", err)
@@ -31,7 +33,7 @@ func (p *policies) Refresh(ctx context.Context, workspace string) (*call.Workspa
 		}
 	}
 	now := p.view.Workspace(workspace)
-	if now == nil || before != nil && now.Version <= before.Version {
+	if now == nil || now.Version <= version {
 		return nil, nil
 	}
 	return now, nil

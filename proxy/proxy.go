@@ -247,8 +247,9 @@ func (s *Server) sweep(ctx context.Context) error {
 	}
 }
 
-// listen serves HTTP until ctx ends and all requests in flight are answered.
+// listen serves HTTP until ctx ends and all requests in flight are answered. Clients that come before the configuration is read wait.
 func (s *Server) listen(ctx context.Context) error {
+	s.follower.Await(ctx)
 	srv := &http.Server{
 		Handler: http.HandlerFunc(s.serve), ReadHeaderTimeout: 15 * time.Second, IdleTimeout: 120 * time.Second,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),

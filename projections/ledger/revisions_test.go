@@ -247,7 +247,7 @@ func TestApartIsWhatAClosingEndedOrWhatCameBehindIt(t *testing.T) {
 		{"closed", []*rateguardv1.Event{closed(9)}, false, []bool{true}},
 		{"closed, settled late and corrected", []*rateguardv1.Event{closed(9), settled(5), corrected(3, 7)}, false, []bool{true, true, true}},
 		{"behind a closing", []*rateguardv1.Event{settled(5)}, true, []bool{true}},
-		{"a charged lease that gets smaller", []*rateguardv1.Event{closedLease(rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, 100), taken(30)}, true, []bool{true, true}},
+		{"a charged lease that gets smaller", []*rateguardv1.Event{closedLease(rateguardv1.OutcomeKind_OUTCOME_KIND_EXPIRED, 100), settledOf(30, 5)}, true, []bool{true, true, true}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			last := map[outcome.Key]ledger.Row{}

@@ -207,7 +207,7 @@ func (w *world) start() *simProxy {
 }
 
 // Refresh implements ratelimit.Policies.
-func (p *simProxy) Refresh(context.Context, string) (*call.Workspace, error) {
+func (p *simProxy) Refresh(context.Context, string, uint64) (*call.Workspace, error) {
 	if p.policy == p.w.policy {
 		return nil, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,8 @@ const (
 	recheck = time.Minute
 	// retry is the pause after a session that ended with an error.
 	retry = 500 * time.Millisecond
+	// patience is how long a start waits for what the topics have beyond the snapshot. Then Kafka is taken to be away, and the snapshot is served as it is.
+	patience = 2 * time.Second
 )
 
 // ErrNotReady means that neither a snapshot nor Kafka has given the configuration yet.
@@ -47,6 +50,9 @@ type Follower struct {
 
 	ready    atomic.Bool
 	rejected prometheus.Counter
+	// settled is closed once the topics are read, or patience is over.
+	settled  chan struct{}
+	once     sync.Once
 	progress progress
 
 	// Fields below belong to Run.
@@ -60,7 +66,7 @@ type Follower struct {
 // NewFollower returns a follower that keeps its snapshot at path, and loads the one that is there.
 func NewFollower(view *View, kafka broker.Config, path string, log *slog.Logger, reg prometheus.Registerer) *Follower {
 	f := &Follower{
-		view: view, kafka: kafka, path: path, log: log, pos: position{Topics: map[string]topicPosition{}},
+		view: view, kafka: kafka, path: path, log: log, pos: position{Topics: map[string]topicPosition{}}, settled: make(chan struct{}),
 		rejected: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rateguard_proxy_config_rejected_total", Help: "Configuration records that could not be read.",
 		}),
@@ -70,8 +76,6 @@ func NewFollower(view *View, kafka broker.Config, path string, log *slog.Logger,
 	switch {
 	case err == nil:
 		f.pos = p
-		f.ready.Store(true)
-		log.Info("configuration is served from the snapshot", slog.String("age", time.Since(p.At).Round(time.Second).String()))
 	case !errors.Is(err, os.ErrNotExist):
 		log.Error("configuration snapshot is not used", slog.Any("error", err))
 	}
@@ -86,12 +90,43 @@ func (f *Follower) Ready() error {
 	return nil
 }
 
+// Await waits for what was configured before this process started: until the topics are read, or Kafka is taken to be away. What was configured while the last
+// process on this folder did not run is not in its snapshot, and a budget of that time must not be passed by. Run has to run.
+func (f *Follower) Await(ctx context.Context) {
+	select {
+	case <-f.settled:
+	case <-ctx.Done():
+	}
+}
+
+// settle ends the wait.
+func (f *Follower) settle() { f.once.Do(func() { close(f.settled) }) }
+
+// waitPatiently serves the snapshot, if there is one, where Kafka does not bring what is newer.
+func (f *Follower) waitPatiently(ctx context.Context, snapshot time.Time) {
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case <-f.settled:
+	case <-ctx.Done():
+	case <-t.C:
+		if !snapshot.IsZero() && f.ready.CompareAndSwap(false, true) {
+			f.log.Warn("configuration is served from the snapshot: Kafka does not say what is newer", slog.String("age", time.Since(snapshot).Round(time.Second).String()))
+		}
+		f.settle()
+	}
+}
+
 // Run follows the topics until ctx ends. It returns nil; Kafka's troubles are logged and tried again.
 func (f *Follower) Run(ctx context.Context) error {
 	opts, err := f.kafka.Options()
 	if err != nil {
 		return fmt.Errorf("following the configuration: %w", err)
 	}
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	snapshot := f.pos.At
+	wait.Go(func() { f.waitPatiently(ctx, snapshot) })
 	var last string
 	for ctx.Err() == nil {
 		err := f.session(ctx, opts)
@@ -109,7 +144,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		}
 	}
 	f.persist(true)
-	return nil //nolint:nilerr // the last session ended because it was told to
+	return nil
 }
 
 func followed() []string {
@@ -146,7 +181,7 @@ func (f *Follower) session(ctx context.Context, opts []kgo.Opt) error {
 	}
 	defer client.Close()
 	for {
-		f.settle(ctx, kadm.NewClient(probe), r)
+		f.reached(ctx, kadm.NewClient(probe), r)
 		if time.Since(r.checked) > recheck {
 			if err := f.recheck(ctx, kadm.NewClient(probe), r); err != nil {
 				return err
@@ -241,8 +276,8 @@ func (f *Follower) take(fetches kgo.Fetches, r *reading) error {
 	return nil
 }
 
-// settle notes topics that are read to the end they had at the session's start.
-func (f *Follower) settle(ctx context.Context, adm *kadm.Client, r *reading) {
+// reached notes topics that are read to the end they had at the session's start.
+func (f *Follower) reached(ctx context.Context, adm *kadm.Client, r *reading) {
 	if len(r.missing) == 0 {
 		return
 	}
@@ -274,6 +309,7 @@ func (f *Follower) settle(ctx context.Context, adm *kadm.Client, r *reading) {
 	if f.ready.CompareAndSwap(false, true) {
 		f.log.Info("configuration is read")
 	}
+	f.settle()
 }
 
 func (f *Follower) recheck(ctx context.Context, adm *kadm.Client, r *reading) error {

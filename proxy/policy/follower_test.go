@@ -155,11 +155,14 @@ func TestWhatWasDeletedWhileNobodyListened(t *testing.T) {
 			test.meanwhile(t, c, path)
 			c.write("key_2", keyRecord(t, 1, "second"))
 			f = newFollower(seeds, path)
-			if f.Ready() != nil || !f.knows("first") {
-				t.Error("the snapshot is not served at once")
+			if !f.knows("first") {
+				t.Error("the snapshot is not loaded")
 			}
 			f.during(t, func() {
-				eventually(t, "the new key", func() bool { return f.knows("second") })
+				eventually(t, "readiness", func() bool { return f.Ready() == nil })
+				if !f.knows("second") {
+					t.Error("ready without what is newer than the snapshot")
+				}
 				if test.forgotten {
 					eventually(t, "the deleted key's end", func() bool { return !f.knows("first") })
 				}
@@ -169,6 +172,30 @@ func TestWhatWasDeletedWhileNobodyListened(t *testing.T) {
 			}
 		})
 	}
+}
+
+// While Kafka is away the snapshot is served as it is, after a moment. Without one nothing is.
+func TestASnapshotIsServedWithoutKafka(t *testing.T) {
+	t.Parallel()
+	c, path := startCluster(t), filepath.Join(t.TempDir(), "snapshot")
+	c.write("key_1", keyRecord(t, 1, "first"))
+	f := newFollower(c.fake.ListenAddrs()[0], path)
+	f.during(t, func() { eventually(t, "readiness", func() bool { return f.Ready() == nil }) })
+	const nobody = "127.0.0.1:1"
+	f = newFollower(nobody, path)
+	f.during(t, func() {
+		f.Await(t.Context())
+		if f.Ready() != nil || !f.knows("first") {
+			t.Error("the snapshot is not served")
+		}
+	})
+	f = newFollower(nobody, filepath.Join(t.TempDir(), "none"))
+	f.during(t, func() {
+		f.Await(t.Context())
+		if f.Ready() == nil {
+			t.Error("ready without any configuration")
+		}
+	})
 }
 
 // A damaged snapshot is not served, wherever it is damaged; Kafka gives the configuration then.

@@ -30,8 +30,8 @@ type Store interface {
 
 // Policies is the configuration that a request may find to be old.
 type Policies interface {
-	// Refresh returns the newest policy of the workspace that can be had now, nil when that is the one at hand.
-	Refresh(ctx context.Context, workspace string) (*call.Workspace, error)
+	// Refresh returns the newest policy of the workspace that can be had now, nil when that is no newer than the version at hand.
+	Refresh(ctx context.Context, workspace string, version uint64) (*call.Workspace, error)
 	// Revoke makes the key revoked for every request from now on.
 	Revoke(key string)
 }
@@ -124,7 +124,7 @@ func (s *RateLimit) decide(c *call.Call, g *grant) (held time.Duration, err erro
 			s.policies.Revoke(c.Key.ID)
 			return 0, call.Fail(call.APIKeyRevoked, err)
 		case errors.Is(err, lua.ErrOldPolicy):
-			w, refreshErr := s.policies.Refresh(c.Request.Context(), c.Workspace.ID)
+			w, refreshErr := s.policies.Refresh(c.Request.Context(), c.Workspace.ID, c.Workspace.Version)
 			if refreshErr != nil || w == nil {
 				return s.without(c, g, errors.Join(err, refreshErr))
 			}

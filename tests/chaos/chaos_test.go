@@ -5,11 +5,8 @@ package chaos_test
 import (
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -20,6 +17,7 @@ import (
 
 	"github.com/rateguard/rateguard/deploy/adminclient"
 	"github.com/rateguard/rateguard/tests/harness"
+	"github.com/rateguard/rateguard/tests/harness/faults"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -60,21 +58,14 @@ type world struct {
 	rng        *rand.Rand
 	system     *harness.System
 	redis      *replicated
-	broker     *os.Process
-	programs   string
-	proxies    []*process
-	processors *exec.Cmd
+	broker     *faults.Broker
+	proxies    []*faults.Proxy
+	processors *faults.Child
 	// books is the tenant whose requests are all counted.
 	books *harness.Tenant
 	// probe is a tenant whose hard budget is never spent, closed how long it could not be used after each loss of Redis.
 	probe  *harness.Tenant
 	closed []time.Duration
-}
-
-// process is a proxy that is killed and started again on its folder and its address.
-type process struct {
-	address, ops, dir string
-	cmd               *exec.Cmd
 }
 
 func TestNothingIsLostAndNoBudgetExceeded(t *testing.T) {
@@ -96,7 +87,7 @@ func TestNothingIsLostAndNoBudgetExceeded(t *testing.T) {
 	}
 	targets := make([]harness.Endpoints, len(w.proxies))
 	for i, proxy := range w.proxies {
-		targets[i] = harness.Endpoints{ProxyURL: "http://" + proxy.address}
+		targets[i] = harness.Endpoints{ProxyURL: proxy.URL}
 	}
 	impatience := rand.New(rand.NewPCG(p.seed, 1))
 	load := harness.StartRestlessTraffic(t, targets, books.Key, p.rate, func() time.Duration {
@@ -139,58 +130,18 @@ func leased(halves int) adminclient.PutBudget {
 
 func newWorld(t *testing.T, p plan) *world {
 	t.Helper()
-	w := &world{t: t, plan: p, rng: rand.New(rand.NewPCG(p.seed, 0)), redis: startRedis(t), programs: t.TempDir()}
-	for _, program := range []string{"proxy/cmd/rateguard-proxy", "processors/cmd/rateguard-processors"} {
-		out, err := exec.CommandContext(t.Context(), "go", "build", "-o", w.programs, "github.com/rateguard/rateguard/"+program).CombinedOutput()
-		if err != nil {
-			t.Fatalf("building %s: %v\n%s", program, err, out)
-		}
-	}
-	brokers, broker := startBroker(t)
-	w.broker = broker
-	w.system = harness.NewOn(t, harness.Stores{Redis: "redis://" + w.redis.front.address(), Kafka: brokers})
+	w := &world{t: t, plan: p, rng: rand.New(rand.NewPCG(p.seed, 0)), redis: startRedis(t), broker: faults.StartBroker(t)}
+	w.system = harness.NewOn(t, harness.Stores{Redis: w.redis.front.URL(), Kafka: w.broker.Address})
 	for range 3 {
-		w.proxies = append(w.proxies, &process{address: freeAddress(t), ops: freeAddress(t), dir: t.TempDir()})
-	}
-	for i := range w.proxies {
-		w.startProxy(i)
+		w.proxies = append(w.proxies, faults.StartProxy(t, w.system, w.redis.front.URL()))
 	}
 	w.startProcessors()
 	return w
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
-func (w *world) environment() []string {
-	cfg := w.system.Config()
-	return []string{"RATEGUARD_KAFKA_BROKERS=" + cfg.Kafka.Brokers, "RATEGUARD_REDIS_URL=" + cfg.RedisURL, "RATEGUARD_SECRET_KEY=" + cfg.SecretKey}
-}
-
-func (w *world) startProxy(i int) {
-	w.t.Helper()
-	p := w.proxies[i]
-	p.cmd = child(w.t, append(w.environment(), "RATEGUARD_PROXY_ADDR="+p.address, "RATEGUARD_OPS_ADDR="+p.ops, "RATEGUARD_DATA_DIR="+p.dir),
-		filepath.Join(w.programs, "rateguard-proxy"))
-	if err := p.cmd.Start(); err != nil {
-		w.t.Fatalf("starting a proxy: %v", err)
-	}
-}
-
 func (w *world) startProcessors() {
 	w.t.Helper()
-	w.processors = child(w.t, append(w.environment(), "RATEGUARD_OPS_ADDR="+freeAddress(w.t), "RATEGUARD_DATA_DIR="+w.t.TempDir()),
-		filepath.Join(w.programs, "rateguard-processors"))
-	if err := w.processors.Start(); err != nil {
-		w.t.Fatalf("starting processors: %v", err)
-	}
+	w.processors = faults.StartProcessors(w.t, w.system)
 }
 
 func (w *world) budget(tenant *harness.Tenant, name string, b adminclient.PutBudget) {
@@ -205,7 +156,7 @@ var calls atomic.Int64 //nolint:gochecknoglobals // numbers requests of the whol
 
 // call asks a proxy for something that costs 0.002 USD; 0: there was no answer.
 func (w *world) call(i int, tenant *harness.Tenant) (status int) {
-	r, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, "http://"+w.proxies[i].address+"/http/x", nil)
+	r, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, w.proxies[i].URL+"/http/x", nil)
 	if err != nil {
 		return 0
 	}
@@ -269,9 +220,9 @@ func (w *world) rage(tight, ahead *harness.Tenant) {
 	}{
 		{"a proxy is killed", w.killProxy},
 		{"processors are killed", w.killProcessors},
-		{"Redis is wiped", func() { w.closedTime(w.redis.wipe) }},
+		{"Redis is wiped", func() { w.closedTime(w.redis.primary.Wipe) }},
 		{"a replica takes over that lags behind", w.failover},
-		{"Kafka is away", func() { w.stop([]int{w.broker.Pid}) }},
+		{"Kafka is away", func() { w.stop([]int{w.broker.Pid()}) }},
 		{"PostgreSQL is away", func() { w.stop(postgres()) }},
 	}
 	started := time.Now()
@@ -291,22 +242,20 @@ func (w *world) rage(tight, ahead *harness.Tenant) {
 
 func (w *world) killProxy() {
 	i := w.rng.IntN(len(w.proxies))
-	_ = w.proxies[i].cmd.Process.Kill()
-	_ = w.proxies[i].cmd.Wait()
-	w.startProxy(i)
+	w.proxies[i].Kill()
+	w.proxies[i].Start()
 }
 
 func (w *world) killProcessors() {
-	_ = w.processors.Process.Kill()
-	_ = w.processors.Wait()
+	w.processors.Kill()
 	w.startProcessors()
 }
 
 func (w *world) failover() {
-	w.redis.cut()
+	w.redis.replica.Deafen()
 	pause(w.t, 500*time.Millisecond) // what is granted now is what the replica lacks
 	w.closedTime(w.redis.failover)
-	w.redis.follow()
+	w.redis.replica.Follow(w.redis.primary)
 }
 
 // stop stops processes for the length of an outage: they hang, as behind a broken network.
@@ -331,13 +280,12 @@ func (w *world) closedTime(lose func()) {
 
 // settle ends what the world began beside the system, so that all of it can be counted in one place.
 func (w *world) settle() {
-	for i := range w.proxies {
-		_ = w.proxies[i].cmd.Process.Signal(syscall.SIGTERM)
+	for _, p := range w.proxies {
+		p.Terminate()
 	}
-	for i := range w.proxies {
-		_ = w.proxies[i].cmd.Wait()
-		w.startProxy(i) // what is left of the killed ones on its folder is closed
+	for _, p := range w.proxies {
+		<-p.Exited()
+		p.Start() // what is left of the killed ones on its folder is closed
 	}
-	_ = w.processors.Process.Kill()
-	_ = w.processors.Wait()
+	w.processors.Kill()
 }

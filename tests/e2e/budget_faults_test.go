@@ -1,13 +1,9 @@
 package e2e_test
 
 import (
-	"bytes"
-	"context"
 	"errors"
-	"net"
 	"net/http"
 	"net/url"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +11,7 @@ import (
 	"github.com/rateguard/rateguard/deploy/adminclient"
 	"github.com/rateguard/rateguard/schemas/keyspace"
 	"github.com/rateguard/rateguard/tests/harness"
+	"github.com/rateguard/rateguard/tests/harness/faults"
 )
 
 // A workspace that is used seldom: its state in Redis is near the end of its time when a call comes, which renews all of it; and it ends while a call is under way,
@@ -87,8 +84,18 @@ func TestALostSettleIsChargedOnce(t *testing.T) {
 			t.Parallel()
 			s := harness.New(t)
 			tenant := s.Tenant(t)
-			way := newSettles(t, s.Config().RedisURL, answers)
-			e := startEdgeOn(t, s, t.TempDir(), s.Config().Kafka, way.url)
+			u, err := url.Parse(s.Config().RedisURL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			way := faults.NewRelay(t, u.Host)
+			u.Host = way.Addr()
+			what, settles, seen := faults.LoseCommand, faults.Settles(tenant.ID), atomic.Int64{}
+			if answers {
+				what = faults.LoseAnswer
+			}
+			third := way.Catch(what, 0, func(c faults.Command) bool { return settles(c) && seen.Add(1)%3 == 0 })
+			e := startEdgeOn(t, s, t.TempDir(), s.Config().Kafka, u.String())
 			chat := request{key: tenant.Key, path: "/v1/chat/completions", body: `{"model":"gpt-4o-mini","max_tokens":100,"messages":[{"role":"user","content":"hi"}]}`}
 			setBudget(t, s, tenant, "all", adminclient.PutBudget{USD: "0.000000001", Period: "total"})
 			awaitHeld(t, e.url, chat, http.StatusPaymentRequired)
@@ -97,7 +104,7 @@ func TestALostSettleIsChargedOnce(t *testing.T) {
 			for range 30 {
 				awaitHeld(t, e.url, chat, http.StatusOK) // a busy machine may miss a decision's deadline
 			}
-			if n := way.lost.Load(); n < 5 {
+			if n := third.Caught(); n < 5 {
 				t.Errorf("%d settles were lost", n)
 			}
 			posted := s.AwaitBalance(t, tenant, "all")
@@ -106,91 +113,5 @@ func TestALostSettleIsChargedOnce(t *testing.T) {
 				t.Errorf("%d admissions cost %d nano-USD, want those of 31 calls", n, posted)
 			}
 		})
-	}
-}
-
-// isSettle reports whether it is the call of a script with one key and two arguments, a reservation and its cost.
-func isSettle(b []byte) bool {
-	return bytes.Contains(b, []byte("*6\r\n$7\r\nevalsha\r\n")) && bytes.Contains(b, []byte("/1\r\n"))
-}
-
-// settles is a way to Redis on which each third settle is lost, or its answer, and the connection with it.
-type settles struct {
-	url     string
-	to      string
-	answers bool
-	seen    atomic.Int64
-	lost    atomic.Int64
-}
-
-func newSettles(t *testing.T, redisURL string, answers bool) *settles {
-	t.Helper()
-	u, err := url.Parse(redisURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("listening: %v", err)
-	}
-	w := &settles{to: u.Host, answers: answers}
-	u.Host = l.Addr().String()
-	w.url = u.String()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() { w.serve(ctx, in) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		cancel()
-		all.Wait()
-	})
-	return w
-}
-
-// serve passes on commands and answers in turns: the proxy sends one command at a time on a connection.
-func (w *settles) serve(ctx context.Context, in net.Conn) {
-	defer func() { _ = in.Close() }()
-	out, err := new(net.Dialer).DialContext(ctx, "tcp", w.to)
-	if err != nil {
-		return
-	}
-	defer func() { _ = out.Close() }()
-	defer context.AfterFunc(ctx, func() { _, _ = in.Close(), out.Close() })()
-	var losing atomic.Bool
-	var answers sync.WaitGroup
-	defer answers.Wait()
-	answers.Go(func() {
-		defer func() { _ = in.Close() }()
-		pass(in, out, func([]byte) bool { return !losing.Load() })
-	})
-	pass(out, in, func(b []byte) bool {
-		if isSettle(b) && w.seen.Add(1)%3 == 0 {
-			w.lost.Add(1)
-			losing.Store(true)
-		}
-		return !losing.Load() || w.answers
-	})
-	_ = out.Close()
-}
-
-// pass copies what it is told to, until the first piece that is lost or an end.
-func pass(to, from net.Conn, keep func([]byte) bool) {
-	b := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(b)
-		if err != nil || !keep(b[:n]) {
-			return
-		}
-		if _, err := to.Write(b[:n]); err != nil {
-			return
-		}
 	}
 }

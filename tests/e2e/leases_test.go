@@ -3,51 +3,27 @@ package e2e_test
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rateguard/rateguard/deploy/adminclient"
 	"github.com/rateguard/rateguard/tests/harness"
+	"github.com/rateguard/rateguard/tests/harness/faults"
 )
 
-// process is a real proxy process.
-type process struct {
-	url, ops     string
-	program, dir string
-	cmd          *exec.Cmd
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("taking a port: %v", err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
 // startProcesses starts n proxies of the system and waits until they serve the tenant.
-func startProcesses(t *testing.T, s *harness.System, tenant *harness.Tenant, n int) (all []process) {
+func startProcesses(t *testing.T, s *harness.System, tenant *harness.Tenant, n int) (all []*faults.Proxy) {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "rateguard-proxy")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "github.com/rateguard/rateguard/proxy/cmd/rateguard-proxy").CombinedOutput(); err != nil {
-		t.Fatalf("building the proxy: %v\n%s", err, out)
-	}
 	for range n {
-		all = append(all, process{program: program, dir: t.TempDir()}.start(t, s))
+		all = append(all, faults.StartProxy(t, s, s.Config().RedisURL))
 	}
 	for _, p := range all {
 		harness.Eventually(t, time.Minute, func() error {
-			status, err := get(t, p.url+"/nowhere/x", tenant.Key)
+			status, err := get(t, p.URL+"/nowhere/x", tenant.Key)
 			if err == nil && status != http.StatusNotFound { // 401 until the key is known
 				err = fmt.Errorf("it answers %d", status)
 			}
@@ -55,27 +31,6 @@ func startProcesses(t *testing.T, s *harness.System, tenant *harness.Tenant, n i
 		})
 	}
 	return all
-}
-
-// start starts the process on its folder, at addresses of its own.
-func (p process) start(t *testing.T, s *harness.System) process {
-	t.Helper()
-	cfg := s.Config()
-	p.url, p.ops = freePort(t), freePort(t)
-	p.cmd = exec.Command(p.program)
-	p.cmd.Env = append(p.cmd.Environ(),
-		"RATEGUARD_PROXY_ADDR="+p.url, "RATEGUARD_OPS_ADDR="+p.ops, "RATEGUARD_DATA_DIR="+p.dir,
-		"RATEGUARD_KAFKA_BROKERS="+cfg.Kafka.Brokers, "RATEGUARD_REDIS_URL="+cfg.RedisURL, "RATEGUARD_SECRET_KEY="+cfg.SecretKey)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatalf("starting a proxy: %v", err)
-	}
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		_ = p.cmd.Wait()
-	})
-	p.url, p.ops = "http://"+p.url, "http://"+p.ops
-	return p
 }
 
 func get(t *testing.T, url, key string) (status int, err error) {
@@ -95,9 +50,9 @@ func get(t *testing.T, url, key string) (status int, err error) {
 }
 
 // lent reads from a proxy's metrics how many units it got to spend by itself.
-func (p process) lent(t *testing.T) (units float64) {
+func lent(t *testing.T, p *faults.Proxy) (units float64) {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.ops+"/metrics", nil)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.Ops+"/metrics", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +95,7 @@ func TestThreeProcessesShareALeasedLimit(t *testing.T) {
 		for range 4 {
 			wg.Go(func() {
 				for (time.Since(start) < 8*time.Second || refused.Load() < burst/5) && (i != 0 || !dead.Load()) {
-					status, err := get(t, p.url+"/http/x", tenant.Key)
+					status, err := get(t, p.URL+"/http/x", tenant.Key)
 					switch {
 					case err != nil && i == 0 && dead.Load():
 						return
@@ -165,25 +120,23 @@ func TestThreeProcessesShareALeasedLimit(t *testing.T) {
 		}
 		return nil
 	})
-	lent := proxies[0].lent(t)
+	units := lent(t, proxies[0])
 	dead.Store(true)
-	if err := proxies[0].cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	proxies[0].Kill()
 	wg.Wait()
 	elapsed := time.Since(start).Seconds()
 	for _, p := range proxies[1:] {
-		lent += p.lent(t)
+		units += lent(t, p)
 	}
 	got, all := float64(served.Load()), burst+rate*elapsed
-	t.Logf("%.0f of %.0f were served in %.1f s, %d refused, %.0f of them by leases at most", got, all, elapsed, refused.Load(), lent)
+	t.Logf("%.0f of %.0f were served in %.1f s, %d refused, %.0f of them by leases at most", got, all, elapsed, refused.Load(), units)
 	if got > all+held {
 		t.Errorf("%.0f were served, allowed are %.0f", got, all+held)
 	}
 	if got < all-held-0.02*all {
 		t.Errorf("%.0f were served of %.0f, and one process can have taken %d with it", got, all, held)
 	}
-	if lent == 0 {
+	if units == 0 {
 		t.Error("nobody held anything: this shows nothing")
 	}
 }

@@ -3,7 +3,7 @@ package e2e_test
 import (
 	"testing"
 
-	"github.com/rateguard/rateguard/tests/harness"
+	"github.com/rateguard/rateguard/tests/harness/faults"
 )
 
-func TestMain(m *testing.M) { harness.Main(m) }
+func TestMain(m *testing.M) { faults.Main(m) }

@@ -287,6 +287,9 @@ func (a *Admissions) Posted(budget string) (posted int64, open int) {
 	return posted, open
 }
 
+// Opened returns how many reservations and leases the log shows, ended ones included.
+func (a *Admissions) Opened() int { return len(a.opened) }
+
 // Leased returns how many requests were admitted by a lease.
 func (a *Admissions) Leased() (n int) {
 	for _, o := range a.opened {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ type entry struct {
 	cost, bound int64
 	estimated   bool
 	kind        string
+	revision    int
 }
 
 // correction is what the analytics' corrections say of a request. The cost of one that is apart stands in them alone.
@@ -48,6 +50,11 @@ type correction struct {
 type Count struct {
 	// Whole is how many requests were answered whole, Estimated how many have an estimated cost.
 	Whole, Estimated int
+	// Posted is the sum of the ledger in nano-USD. Billed is what the provider billed for the requests whose cost is no estimate, and Bounds what was reserved for
+	// the others.
+	Posted, Billed, Bounds int64
+
+	losses Losses
 
 	t      testing.TB
 	system *System
@@ -58,8 +65,9 @@ type Count struct {
 	rows        []row
 	corrections map[string]correction
 	ledger      map[string]entry
-	// spent is the sum of the ledger, corrected how many of its rows correct.
+	// spent is the sum of the ledger, corrected how many of its rows correct what the analytics have recorded, and revised how many come behind another one.
 	spent, corrected int64
+	revised          int
 }
 
 // NewCount waits until everything is accounted for, then holds every request to the promise: exactly one row
@@ -67,7 +75,25 @@ type Count struct {
 // exact or an estimate that is marked and within the bound.
 func NewCount(t testing.TB, s *System, tenant *Tenant, all map[string]Sent) *Count {
 	t.Helper()
-	c := &Count{t: t, system: s, tenant: tenant, sent: all, served: map[string]mockprovider.Record{}}
+	return NewCountOf(t, s, tenant, all, Losses{})
+}
+
+// Losses are what a test has done to the books on purpose.
+type Losses struct {
+	// Corrections is how many costs were corrected later: the last one counts.
+	Corrections int
+	// Untold are the idempotency keys of requests that nobody told the log of: only Redis knew what they held, or cost. Their rows and entries are marked estimated, and
+	// have neither keys nor bounds.
+	Untold []string
+	// Kept are those of requests whose end nobody told the log of, but their openings: Redis has kept their costs, and not whether these are estimates, so that they are
+	// marked as such.
+	Kept []string
+}
+
+// NewCountOf is NewCount after such losses.
+func NewCountOf(t testing.TB, s *System, tenant *Tenant, all map[string]Sent, losses Losses) *Count {
+	t.Helper()
+	c := &Count{t: t, system: s, tenant: tenant, sent: all, served: map[string]mockprovider.Record{}, losses: losses}
 	for _, r := range s.Mock.Served() {
 		if r.IdempotencyKey == "" {
 			continue
@@ -107,6 +133,9 @@ func (c *Count) await() {
 		}
 		if corrections < uint64(c.corrected) {
 			return fmt.Errorf("the ledger corrects %d times, the analytics %d", c.corrected, corrections)
+		}
+		if c.revised < c.losses.Corrections {
+			return fmt.Errorf("%d costs were corrected, want %d", c.revised, c.losses.Corrections)
 		}
 		return nil
 	})
@@ -238,20 +267,25 @@ func (c *Count) readLedger() error {
 		Scan(&c.spent, &c.corrected); err != nil {
 		return err
 	}
-	found, err := conn.Query(ctx, "SELECT request_id, reservation_id, coalesce(cost_nano, -1), coalesce(bound_nano, -1), estimated, kind FROM ledger WHERE workspace = $1 ORDER BY revision", c.tenant.ID)
+	found, err := conn.Query(ctx, "SELECT request_id, reservation_id, revision, coalesce(cost_nano, -1), coalesce(bound_nano, -1), estimated, kind FROM ledger WHERE workspace = $1 ORDER BY revision", c.tenant.ID)
 	if err != nil {
 		return err
 	}
 	defer found.Close()
-	c.ledger = map[string]entry{}
+	c.ledger, c.revised = map[string]entry{}, 0
 	for found.Next() {
 		var id string
 		var e entry
-		if err := found.Scan(&id, &e.reservation, &e.cost, &e.bound, &e.estimated, &e.kind); err != nil {
+		if err := found.Scan(&id, &e.reservation, &e.revision, &e.cost, &e.bound, &e.estimated, &e.kind); err != nil {
 			return err
 		}
-		if before, ok := c.ledger[id]; ok && before.reservation != e.reservation {
+		if last, ok := c.ledger[id]; ok && last.reservation != e.reservation {
 			c.t.Errorf("request %s is in the ledger more than once", id)
+		} else if e.revision != last.revision+1 {
+			c.t.Errorf("request %s has revision %d in the ledger behind revision %d", id, e.revision, last.revision)
+		} else if ok {
+			c.revised++
+			e.bound = max(e.bound, last.bound)
 		}
 		c.ledger[id] = e
 	}
@@ -261,12 +295,15 @@ func (c *Count) readLedger() error {
 func (c *Count) check() {
 	c.t.Helper()
 	byKey, byID := map[string]row{}, map[string]bool{}
+	var untold []row
 	var rowSum, ledgerSum int64
+	if c.revised != c.losses.Corrections {
+		c.t.Errorf("%d costs were corrected in the ledger, want %d", c.revised, c.losses.Corrections)
+	}
 	for _, r := range c.rows {
 		if byID[r.id] || r.key != "" && byKey[r.key].id != "" { // that of a lease has no key
 			c.t.Errorf("request %s (%s) has two rows", r.id, r.key)
 		}
-		byID[r.id], byKey[r.key] = true, r
 		rowSum += r.cost
 		e, ok := c.ledger[r.id]
 		switch {
@@ -275,8 +312,16 @@ func (c *Count) check() {
 		case e.cost != r.cost || e.estimated != r.estimated:
 			c.t.Errorf("request %s: the analytics say %d nano-USD (estimated %t), the ledger %d (%t)", r.id, r.cost, r.estimated, e.cost, e.estimated)
 		}
-		if r.estimated {
+		nameless := r.key == "" && r.estimated
+		r.estimated = r.estimated && !slices.Contains(c.losses.Kept, r.key) // what counts from here on
+		byID[r.id], byKey[r.key] = true, r
+		if len(c.losses.Untold) > 0 && nameless {
+			untold = append(untold, r)
+		} else if r.estimated {
 			c.Estimated++
+			c.Bounds += max(0, e.bound)
+		} else if _, ok := c.served[r.key]; ok {
+			c.Billed += c.want(r.key)
 		}
 	}
 	for id, e := range c.ledger {
@@ -289,14 +334,20 @@ func (c *Count) check() {
 		c.t.Errorf("the analytics sum up to %d nano-USD, the ledger to %d, by differences to %d", rowSum, ledgerSum, c.spent)
 	}
 	c.checkUsage(ledgerSum)
+	c.checkUntold(untold)
+	c.Posted = ledgerSum
 	for key, s := range c.sent {
 		if s.Whole {
 			c.Whole++
-			c.checkWhole(key, s, byKey[key])
+			if !slices.Contains(c.losses.Untold, key) {
+				c.checkWhole(key, s, byKey[key])
+			}
 		}
 	}
 	for key := range c.served {
-		c.checkServed(key, byKey[key])
+		if !slices.Contains(c.losses.Untold, key) {
+			c.checkServed(key, byKey[key])
+		}
 	}
 	c.checkTables(ledgerSum)
 	c.t.Logf("%d requests sent, %d answered whole, %d reached the provider, %d rows, %d of them estimated, %d corrections, %d nano-USD", len(c.sent), c.Whole, len(c.served), len(c.rows),
@@ -312,6 +363,39 @@ func (c *Count) checkUsage(want int64) {
 	}
 	if got := Nano(c.t, &report.Data[0].CostUSD); got != want {
 		c.t.Errorf("usage says %d nano-USD, the ledger %d", got, want)
+	}
+}
+
+// checkUntold holds rows of requests that only Redis knew to what those requests were: the cost of those that were answered whole, and otherwise what is reserved for a
+// request of their kind.
+func (c *Count) checkUntold(rows []row) {
+	c.t.Helper()
+	if len(rows) != len(c.losses.Untold) {
+		c.t.Errorf("%d rows are of requests that nobody told the log of, want %d", len(rows), len(c.losses.Untold))
+	}
+	bounds := map[int64]bool{}
+	for _, e := range c.ledger {
+		bounds[e.bound] = true
+	}
+	for _, key := range c.losses.Untold {
+		if !c.sent[key].Whole {
+			c.Estimated++
+			continue
+		}
+		cost := c.want(key)
+		c.Billed += cost
+		i := slices.IndexFunc(rows, func(r row) bool { return r.cost == cost })
+		if i < 0 {
+			c.t.Errorf("request %s was answered whole and cost %d nano-USD: no row has that", key, cost)
+			continue
+		}
+		rows = slices.Delete(rows, i, i+1)
+	}
+	for _, r := range rows {
+		c.Bounds += r.cost
+		if !bounds[r.cost] {
+			c.t.Errorf("request %s costs %d nano-USD, which is nobody's bound", r.id, r.cost)
+		}
 	}
 }
 

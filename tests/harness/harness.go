@@ -39,6 +39,9 @@ func (s *System) Config() standalone.Config { return s.inner.Config() }
 // AdminURL is the base URL of the admin and analytics API, without /v1.
 func (s *System) AdminURL() string { return s.inner.AdminURL() }
 
+// AdminToken is what the admin API asks for.
+func (s *System) AdminToken() string { return s.inner.AdminToken() }
+
 // Broker returns the process of Apache Kafka; nil with embedded stores.
 func (s *System) Broker() *apachekafka.Broker { return s.stores.Broker }
 
