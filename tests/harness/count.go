@@ -312,7 +312,7 @@ func (c *Count) check() {
 		case e.cost != r.cost || e.estimated != r.estimated:
 			c.t.Errorf("request %s: the analytics say %d nano-USD (estimated %t), the ledger %d (%t)", r.id, r.cost, r.estimated, e.cost, e.estimated)
 		}
-		nameless := r.key == "" && r.estimated
+		nameless := r.key == "" && (r.estimated || e.revision > 1)          // whose estimate was corrected has no name either
 		r.estimated = r.estimated && !slices.Contains(c.losses.Kept, r.key) // what counts from here on
 		byID[r.id], byKey[r.key] = true, r
 		if len(c.losses.Untold) > 0 && nameless {
