@@ -93,6 +93,9 @@ func newHandler(cfg childConfig) (*handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := awaitFolder(cfg.Path); err != nil {
+		return nil, err
+	}
 	p, err := newPool(e, []string{"clickhouse", "--path=" + cfg.Path}, cfg.Settings, cfg.Sessions)
 	if err != nil {
 		return nil, err
