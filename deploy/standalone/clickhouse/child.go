@@ -69,7 +69,7 @@ func serve(in *os.File) error {
 		_, _ = io.Copy(io.Discard, input)
 		stop()
 	}()
-	h, err := newHandler(cfg)
+	h, err := newHandler(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -88,12 +88,12 @@ func serve(in *os.File) error {
 	return errors.Join(err, h.pool.close(drain))
 }
 
-func newHandler(cfg childConfig) (*handler, error) {
+func newHandler(ctx context.Context, cfg childConfig) (*handler, error) {
 	e, err := load(cfg.Library)
 	if err != nil {
 		return nil, err
 	}
-	if err := awaitFolder(cfg.Path); err != nil {
+	if err := awaitFolder(ctx, cfg.Path); err != nil {
 		return nil, err
 	}
 	p, err := newPool(e, []string{"clickhouse", "--path=" + cfg.Path}, cfg.Settings, cfg.Sessions)

@@ -1,6 +1,7 @@
 package clickhouse
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -16,8 +17,8 @@ const (
 )
 
 // awaitFolder waits until no engine holds the folder. The engine itself does not wait for its lock. What is still locked then is left to the engine to refuse.
-func awaitFolder(dir string) error {
-	f, err := os.Open(filepath.Join(dir, "status"))
+func awaitFolder(ctx context.Context, dir string) error {
+	f, err := os.Open(filepath.Join(dir, "status")) //nolint:gosec // G304: the data folder is the user's choice
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // nobody has used it
 	}
@@ -25,11 +26,18 @@ func awaitFolder(dir string) error {
 		return fmt.Errorf("looking at the engine's lock: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	for end := time.Now().Add(folderPatience); time.Now().Before(end); time.Sleep(folderLook) {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) //nolint:gosec // a file descriptor
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil // closing lets go of it
+	ctx, cancel := context.WithTimeout(ctx, folderPatience)
+	defer cancel()
+	look := time.NewTicker(folderLook)
+	defer look.Stop()
+	for {
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil // anything else the engine says better; closing lets go of the lock
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-look.C:
 		}
 	}
-	return nil
 }
