@@ -322,7 +322,7 @@ func TestCorrectionsWaitForClickHouse(t *testing.T) {
 	var away atomic.Bool
 	r.start(func(c *projections.Config) {
 		c.Fail = func(p string, s runner.Step) error {
-			if away.Load() && p == "corrections" && s == runner.StepAnnounced {
+			if away.Load() && p == "corrections" && s == runner.StepFetched {
 				return errors.New("ClickHouse is away")
 			}
 			return nil
