@@ -290,30 +290,6 @@ func (a *Admissions) Posted(budget string) (posted int64, open int) {
 // Opened returns how many reservations and leases the log shows, ended ones included.
 func (a *Admissions) Opened() int { return len(a.opened) }
 
-// Open returns how many requests, and how many leases, have no end.
-func (a *Admissions) Open() (requests, leases int) {
-	for id, o := range a.opened {
-		switch _, ended := a.costs[id]; {
-		case ended:
-		case o.GetLease():
-			leases++
-		default:
-			requests++
-		}
-	}
-	return requests, leases
-}
-
-// Charged returns for how many leases something is charged now.
-func (a *Admissions) Charged() (leases int) {
-	for id, o := range a.opened {
-		if o.GetLease() && a.costs[id] > 0 {
-			leases++
-		}
-	}
-	return leases
-}
-
 // Leased returns how many requests were admitted by a lease.
 func (a *Admissions) Leased() (n int) {
 	for _, o := range a.opened {
