@@ -35,6 +35,8 @@ type Admissions struct {
 	opened map[string]admission
 	holds  map[string][]*rateguardv1.Hold
 	costs  map[string]int64
+	// leases are those that have an end, whether the log has their openings or not.
+	leases map[string]bool
 	// returned has the numbers of the records by which producers gave their leases back.
 	returned map[string]uint64
 	// late are reservations from leases that a closing had charged before they were opened: until they end they are in that charge.
@@ -52,7 +54,7 @@ type admission struct {
 func NewAdmissions(tb testing.TB) *Admissions {
 	return &Admissions{
 		tb: tb, marks: map[string]uint64{}, closed: map[string]bool{}, opened: map[string]admission{}, holds: map[string][]*rateguardv1.Hold{},
-		costs: map[string]int64{}, returned: map[string]uint64{}, late: map[string]bool{},
+		costs: map[string]int64{}, leases: map[string]bool{}, returned: map[string]uint64{}, late: map[string]bool{},
 	}
 }
 
@@ -106,6 +108,9 @@ func (a *Admissions) Take(e *rateguardv1.Event) {
 		}
 		a.costs[o.GetReservationId()] = o.GetCostNanoUsd()
 		a.holds[o.GetReservationId()] = o.GetHolds()
+		if o.GetLease() {
+			a.leases[o.GetReservationId()] = true
+		}
 	}
 	switch b := e.GetBody().(type) {
 	case *rateguardv1.Event_ReservationOpened:
@@ -289,6 +294,40 @@ func (a *Admissions) Posted(budget string) (posted int64, open int) {
 
 // Opened returns how many reservations and leases the log shows, ended ones included.
 func (a *Admissions) Opened() int { return len(a.opened) }
+
+// Open returns how many requests, and how many leases, have no end.
+func (a *Admissions) Open() (requests, leases int) {
+	for id, o := range a.opened {
+		switch _, ended := a.costs[id]; {
+		case ended:
+		case o.GetLease():
+			leases++
+		default:
+			requests++
+		}
+	}
+	return requests, leases
+}
+
+// Requests returns how many requests were admitted.
+func (a *Admissions) Requests() (n int) {
+	for _, o := range a.opened {
+		if !o.GetLease() {
+			n++
+		}
+	}
+	return n
+}
+
+// Charged returns for how many leases something is charged now.
+func (a *Admissions) Charged() (leases int) {
+	for id := range a.leases {
+		if a.costs[id] > 0 {
+			leases++
+		}
+	}
+	return leases
+}
 
 // Leased returns how many requests were admitted by a lease.
 func (a *Admissions) Leased() (n int) {

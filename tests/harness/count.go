@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -110,7 +112,8 @@ func NewCountOf(t testing.TB, s *System, tenant *Tenant, all map[string]Sent, lo
 	return c
 }
 
-// await reads the stores until the log shows every reservation ended and they show as many requests.
+// await reads the stores until the log shows every reservation ended, and they show each of its requests. What is charged of leases is in them too, so that
+// numbers alone would say nothing.
 func (c *Count) await() {
 	c.t.Helper()
 	Eventually(c.t, 90*time.Second, func() error {
@@ -119,13 +122,19 @@ func (c *Count) await() {
 			return err
 		}
 		if open > 0 {
-			return fmt.Errorf("%d of %d reservations are open", open, opened)
+			return fmt.Errorf("%d reservations are open, %d requests known", open, len(opened))
 		}
 		if err := errors.Join(c.readRows(), c.readLedger()); err != nil {
 			return err
 		}
-		if len(c.rows) < opened || len(c.ledger) < opened {
-			return fmt.Errorf("%d reservations, but %d rows and %d entries of the ledger", opened, len(c.rows), len(c.ledger))
+		rows := map[string]bool{}
+		for _, r := range c.rows {
+			rows[r.id] = true
+		}
+		for _, id := range append(opened, slices.Collect(maps.Keys(c.ledger))...) {
+			if _, ok := c.ledger[id]; !ok || !rows[id] {
+				return fmt.Errorf("request %s is in the log; in the ledger %t, in the analytics %t", id, ok, rows[id])
+			}
 		}
 		var corrections uint64
 		for _, x := range c.corrections {
@@ -141,18 +150,18 @@ func (c *Count) await() {
 	})
 }
 
-// log returns how many of the workspace's requests the topic shows a reservation of, and how many reservations and leases have no end.
-func (c *Count) log() (opened, open int, err error) {
+// log returns the workspace's requests of which the topic shows a reservation, and how many reservations and leases have no end.
+func (c *Count) log() (opened []string, open int, err error) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
 	defer cancel()
 	client, err := kgo.NewClient(kgo.SeedBrokers(c.system.Config().Kafka.Seeds()...), kgo.ConsumeTopics(topics.Costs.Name), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
-		return 0, 0, err
+		return nil, 0, err
 	}
 	defer client.Close()
 	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, topics.Costs.Name)
 	if err != nil {
-		return 0, 0, err
+		return nil, 0, err
 	}
 	var left int64
 	ends.Each(func(o kadm.ListedOffset) { left += o.Offset })
@@ -160,7 +169,7 @@ func (c *Count) log() (opened, open int, err error) {
 	for left > 0 {
 		fetches := client.PollFetches(ctx)
 		if err := errors.Join(ctx.Err(), fetches.Err()); err != nil {
-			return 0, 0, err
+			return nil, 0, err
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
 			left--
@@ -187,12 +196,16 @@ func (c *Count) log() (opened, open int, err error) {
 			}
 		})
 	}
-	for _, ended := range state {
+	for id, ended := range state {
 		if !ended {
 			open++
 		}
+		if !leases[id] {
+			request, _, _ := strings.Cut(id, "/")
+			opened = append(opened, request)
+		}
 	}
-	return len(state) - len(leases), open, nil
+	return opened, open, nil
 }
 
 func (c *Count) readRows() error {

@@ -32,6 +32,8 @@ type world struct {
 	// limit is that of the budget, in nano-USD, period the length of its periods.
 	limit  int64
 	period string
+	// leasePercent makes the budget a leased one; 0: it is strict.
+	leasePercent int
 
 	// mu guards what follows.
 	mu   sync.Mutex
@@ -105,6 +107,9 @@ func (w *world) putBudget(nano int64) {
 	w.t.Helper()
 	w.limit = nano
 	b := adminclient.PutBudget{USD: fmt.Sprintf("%d.%09d", nano/1e9, nano%1e9), Period: w.period}
+	if w.leasePercent > 0 {
+		b.Mode, b.LeasePercent = "leased", w.leasePercent
+	}
 	if _, err := w.system.Admin.PutBudget(w.t.Context(), w.tenant.ID, budget, b); err != nil {
 		w.t.Fatalf("setting the budget: %v", err)
 	}
