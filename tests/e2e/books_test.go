@@ -11,7 +11,6 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/jackc/pgx/v5"
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/rateguard/rateguard/deploy/adminclient"
@@ -19,7 +18,6 @@ import (
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/tests/harness"
 	"github.com/rateguard/rateguard/topics"
-	"github.com/rateguard/rateguard/topics/hash"
 )
 
 // row is a request as the analytics have it.
@@ -166,35 +164,19 @@ func (r *reader) readSpend() error {
 	return err
 }
 
-// readLog reads the workspace's partition of the topic of costs from its start to its end of now.
+// readLog reads what the topic of costs has of the workspace now.
 func (r *reader) readLog() {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
 	defer cancel()
-	client, err := kgo.NewClient(kgo.SeedBrokers(r.system.Config().Kafka.Seeds()...))
-	if err != nil {
-		r.t.Fatalf("connecting to Kafka: %v", err)
-	}
-	defer client.Close()
-	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, topics.Costs.Name)
-	if err != nil {
-		r.t.Fatalf("reading the ends of the log: %v", err)
-	}
-	partition := hash.Partition([]byte(r.workspace), int32(len(ends[topics.Costs.Name])))
-	client.AddConsumePartitions(map[string]map[int32]kgo.Offset{topics.Costs.Name: {partition: kgo.NewOffset().AtStart()}})
-	end, _ := ends.Lookup(topics.Costs.Name, partition)
 	r.opened, r.ended = map[string]int{}, map[string][]*rateguardv1.Outcome{}
-	for next := int64(0); next < end.Offset; {
-		fetches := client.PollFetches(ctx)
-		if err := errors.Join(ctx.Err(), fetches.Err()); err != nil {
-			r.t.Fatalf("reading the log: %v", err)
+	err := r.system.ReadLog(ctx, func(rec *kgo.Record) {
+		if string(rec.Key) == r.workspace {
+			r.take(rec.Value)
 		}
-		fetches.EachRecord(func(rec *kgo.Record) {
-			next = rec.Offset + 1
-			if string(rec.Key) == r.workspace {
-				r.take(rec.Value)
-			}
-		})
+	}, topics.Costs.Name)
+	if err != nil {
+		r.t.Fatal(err)
 	}
 }
 

@@ -3,14 +3,12 @@ package harness
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/rateguard/rateguard/schemas/envelope"
@@ -64,28 +62,13 @@ func (s *System) ReadAdmissions(tb testing.TB, workspace string) *Admissions {
 	a := NewAdmissions(tb)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), 30*time.Second)
 	defer cancel()
-	client, err := kgo.NewClient(kgo.SeedBrokers(s.Config().Kafka.Seeds()...), kgo.ConsumeTopics(topics.Costs.Name), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if err != nil {
-		tb.Fatalf("reading the log: %v", err)
-	}
-	defer client.Close()
-	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, topics.Costs.Name)
-	if err != nil {
-		tb.Fatalf("reading the log: %v", err)
-	}
-	var left int64
-	ends.Each(func(o kadm.ListedOffset) { left += o.Offset })
-	for left > 0 {
-		fetches := client.PollFetches(ctx)
-		if err := errors.Join(ctx.Err(), fetches.Err()); err != nil {
-			tb.Fatalf("reading the log: %v", err)
+	err := s.ReadLog(ctx, func(r *kgo.Record) {
+		if e, err := envelope.Decode(r.Value); err == nil && string(r.Key) == workspace {
+			a.Take(e)
 		}
-		fetches.EachRecord(func(r *kgo.Record) {
-			left--
-			if e, err := envelope.Decode(r.Value); err == nil && string(r.Key) == workspace {
-				a.Take(e)
-			}
-		})
+	}, topics.Costs.Name)
+	if err != nil {
+		tb.Fatal(err)
 	}
 	return a
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/jackc/pgx/v5"
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/rateguard/rateguard/deploy/adminclient"
@@ -154,47 +153,32 @@ func (c *Count) await() {
 func (c *Count) log() (opened []string, open int, err error) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
 	defer cancel()
-	client, err := kgo.NewClient(kgo.SeedBrokers(c.system.Config().Kafka.Seeds()...), kgo.ConsumeTopics(topics.Costs.Name), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if err != nil {
-		return nil, 0, err
-	}
-	defer client.Close()
-	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, topics.Costs.Name)
-	if err != nil {
-		return nil, 0, err
-	}
-	var left int64
-	ends.Each(func(o kadm.ListedOffset) { left += o.Offset })
 	state, leases := map[string]bool{}, map[string]bool{}
-	for left > 0 {
-		fetches := client.PollFetches(ctx)
-		if err := errors.Join(ctx.Err(), fetches.Err()); err != nil {
-			return nil, 0, err
+	err = c.system.ReadLog(ctx, func(r *kgo.Record) {
+		e, err := envelope.Decode(r.Value)
+		if err != nil || string(r.Key) != c.tenant.ID {
+			return
 		}
-		fetches.EachRecord(func(r *kgo.Record) {
-			left--
-			e, err := envelope.Decode(r.Value)
-			if err != nil || string(r.Key) != c.tenant.ID {
-				return
+		if o := e.GetReservationOpened(); o.GetReservationId() != "" {
+			if _, known := state[o.GetReservationId()]; !known {
+				state[o.GetReservationId()] = false
 			}
-			if o := e.GetReservationOpened(); o.GetReservationId() != "" {
-				if _, known := state[o.GetReservationId()]; !known {
-					state[o.GetReservationId()] = false
-				}
-				if o.GetLease() {
-					leases[o.GetReservationId()] = true
-				}
+			if o.GetLease() {
+				leases[o.GetReservationId()] = true
 			}
-			single := []*rateguardv1.Outcome{e.GetCostSettled().GetOutcome(), e.GetReservationVoided().GetOutcome(), e.GetReservationExpired().GetOutcome(), e.GetLeaseEnded().GetOutcome()}
-			for _, end := range append(single, e.GetProducerClosed().GetEnds()...) {
-				if end.GetReservationId() != "" {
-					state[end.GetReservationId()] = true
-				}
-				if end.GetLease() {
-					leases[end.GetReservationId()] = true
-				}
+		}
+		single := []*rateguardv1.Outcome{e.GetCostSettled().GetOutcome(), e.GetReservationVoided().GetOutcome(), e.GetReservationExpired().GetOutcome(), e.GetLeaseEnded().GetOutcome()}
+		for _, end := range append(single, e.GetProducerClosed().GetEnds()...) {
+			if end.GetReservationId() != "" {
+				state[end.GetReservationId()] = true
 			}
-		})
+			if end.GetLease() {
+				leases[end.GetReservationId()] = true
+			}
+		}
+	}, topics.Costs.Name)
+	if err != nil {
+		return nil, 0, err
 	}
 	for id, ended := range state {
 		if !ended {

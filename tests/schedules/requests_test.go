@@ -2,13 +2,11 @@ package schedules_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/rateguard/rateguard/deploy/adminclient"
@@ -79,34 +77,23 @@ func (w *world) sendAgain(names ...string) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
 	defer cancel()
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.system.Config().Kafka.Seeds()...), kgo.ConsumeTopics(names...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.RecordPartitioner(kgo.ManualPartitioner()))
-	if err != nil {
-		w.t.Fatalf("reading the log: %v", err)
-	}
-	defer client.Close()
-	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, names...)
-	if err != nil {
-		w.t.Fatalf("reading the log: %v", err)
-	}
-	var left int64
-	ends.Each(func(o kadm.ListedOffset) { left += o.Offset })
 	var again []*kgo.Record
-	for left > 0 {
-		fetches := client.PollFetches(ctx)
-		if err := errors.Join(ctx.Err(), fetches.Err()); err != nil {
-			w.t.Fatalf("reading the log: %v", err)
+	err := w.system.ReadLog(ctx, func(r *kgo.Record) {
+		if string(r.Key) == w.tenant.ID {
+			again = append(again, &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers})
 		}
-		fetches.EachRecord(func(r *kgo.Record) {
-			left--
-			if string(r.Key) == w.tenant.ID {
-				again = append(again, &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers})
-			}
-		})
+	}, names...)
+	if err != nil {
+		w.t.Fatal(err)
 	}
 	if len(again) == 0 {
 		w.t.Fatal("the log has nothing of the workspace")
 	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.system.Config().Kafka.Seeds()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		w.t.Fatalf("connecting to Kafka: %v", err)
+	}
+	defer client.Close()
 	if err := client.ProduceSync(ctx, again...).FirstErr(); err != nil {
 		w.t.Fatalf("sending %d records again: %v", len(again), err)
 	}
