@@ -9,6 +9,7 @@ import (
 	"github.com/rateguard/rateguard/projections/outcome"
 	"github.com/rateguard/rateguard/projections/runner"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/spend"
 )
 
 // Reservation is what the sums hold of one reservation, or of one lease: then Holds are what no reservation has taken of it.
@@ -132,7 +133,7 @@ func end(held map[outcome.Key]Reservation, rec runner.Record, o *rateguardv1.Out
 	case !known:
 		r = Reservation{OpenedAt: outcome.OpenedAt(rec.Event, o.GetSubject()), Holds: outcome.Holds(o.GetHolds())}
 	case r.Ended && rec.Event.GetLeaseEnded() != nil: // given back behind the charge
-		left := outcome.Value(r.CostNano) - min(outcome.Value(r.CostNano), outcome.HeldOfEach(o))
+		left := outcome.Value(r.CostNano) - min(outcome.Value(r.CostNano), spend.HeldOfEach(o))
 		cost = &left
 	}
 	delta := Change{PostedNano: outcome.Value(cost) - outcome.Value(r.CostNano), Unpriced: count(cost == nil) - count(r.Ended && r.CostNano == nil)}
@@ -167,7 +168,7 @@ func uncharge(held map[outcome.Key]Reservation, rec runner.Record, o *rateguardv
 		return 0 // it has charged what was left without this one
 	}
 	charge := charged(held, rec, o.GetLeaseId())
-	taken := min(charge, outcome.HeldOfEach(o))
+	taken := min(charge, spend.HeldOfEach(o))
 	if taken > 0 {
 		key := outcome.KeyOf(rec.Workspace, o.GetLeaseId())
 		lease, left := held[key], charge-taken

@@ -11,6 +11,7 @@ import (
 	"github.com/rateguard/rateguard/projections/postgres"
 	"github.com/rateguard/rateguard/projections/runner"
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
+	"github.com/rateguard/rateguard/schemas/spend"
 )
 
 // Row is one row of the ledger; the comments of the columns are in its migration.
@@ -114,7 +115,7 @@ func Project(last map[outcome.Key]Row, rec runner.Record) []Row {
 // lessen returns the next revision of a lease that is charged less what an outcome holds of each budget; none where nothing is charged for it. It is no estimate once
 // nothing is left.
 func lessen(last map[outcome.Key]Row, rec runner.Record, row Row, o *rateguardv1.Outcome, reason string) []Row {
-	taken := min(outcome.HeldOfEach(o), outcome.Value(row.CostNano))
+	taken := min(spend.HeldOfEach(o), outcome.Value(row.CostNano))
 	if taken == 0 {
 		return nil
 	}

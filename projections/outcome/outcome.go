@@ -161,14 +161,6 @@ func Holds(list []*rateguardv1.Hold) []Hold {
 	return holds
 }
 
-// HeldOfEach returns what the outcome of a lease, or of what was taken from one, holds of each budget.
-func HeldOfEach(o *rateguardv1.Outcome) int64 {
-	if len(o.GetHolds()) == 0 {
-		return 0
-	}
-	return o.GetHolds()[0].GetAmountNanoUsd()
-}
-
 // Signed returns a counter as the stores take it.
 func Signed(n uint64) int64 {
 	return int64(min(n, math.MaxInt64))

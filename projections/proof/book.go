@@ -161,7 +161,7 @@ func (b *Book) last(id string) End {
 
 // restOf returns the outcome of a lease that was charged and is given back: what is left is for those that have taken from it and not ended.
 func restOf(charge End, o *rateguardv1.Outcome) *rateguardv1.Outcome {
-	left := cost(charge.Cost) - min(cost(charge.Cost), money.Nano(outcome.HeldOfEach(o)))
+	left := cost(charge.Cost) - min(cost(charge.Cost), money.Nano(spend.HeldOfEach(o)))
 	rest := proto.CloneOf(o)
 	rest.CostNanoUsd, rest.Estimated, rest.Revision = (*int64)(&left), left > 0 && charge.Estimated, charge.Revision+1
 	if left > 0 {
@@ -219,7 +219,7 @@ func (b *Book) endCharged(r record, o *rateguardv1.Outcome) {
 	b.list(r, o, End{By: byProducer})
 	change := sums{opened: 1, ended: 1, posted: money.Nano(o.GetCostNanoUsd())}
 	charge := b.last(o.GetLeaseId())
-	if taken := min(cost(charge.Cost), money.Nano(outcome.HeldOfEach(o))); taken > 0 {
+	if taken := min(cost(charge.Cost), money.Nano(spend.HeldOfEach(o))); taken > 0 {
 		left := cost(charge.Cost) - taken
 		charge.At, charge.Offset, charge.Revision, charge.Cost, charge.By, charge.Reason = r.at, r.offset, charge.Revision+1, &left, byReservation, o.GetReservationId()+" was taken from it"
 		charge.Estimated = charge.Estimated && left > 0

@@ -115,13 +115,21 @@ func (f *folding) end(o *rateguardv1.Outcome) {
 // restOf returns what an outcome, by which its holder gives a lease back, leaves of what a closing has charged for it: the part of those that have taken from it and not
 // ended. It is no estimate once nothing is left.
 func restOf(charge *rateguardv1.ClosedEnd, o *rateguardv1.Outcome) *rateguardv1.Outcome {
-	left := charge.GetCostNanoUsd() - min(charge.GetCostNanoUsd(), heldOfEach(o))
+	left := charge.GetCostNanoUsd() - min(charge.GetCostNanoUsd(), HeldOfEach(o))
 	return &rateguardv1.Outcome{Subject: o.GetSubject(), Holds: o.GetHolds(), CostNanoUsd: &left, Estimated: left > 0 && charge.GetEstimated()}
+}
+
+// HeldOfEach returns what an outcome of a lease, or of what was taken from one, holds of each budget, in nano-USD.
+func HeldOfEach(o *rateguardv1.Outcome) int64 {
+	if len(o.GetHolds()) == 0 {
+		return 0
+	}
+	return o.GetHolds()[0].GetAmountNanoUsd()
 }
 
 // endCharged applies the end of a reservation whose opening was not counted, as what it may cost was charged for its lease: that charge is less by what it took.
 func (f *folding) endCharged(o *rateguardv1.Outcome, charge *rateguardv1.ClosedEnd) {
-	taken := min(charge.GetCostNanoUsd(), heldOfEach(o))
+	taken := min(charge.GetCostNanoUsd(), HeldOfEach(o))
 	left := charge.GetCostNanoUsd() - taken
 	settled := left == 0 && charge.GetEstimated()
 	charge.CostNanoUsd, charge.Estimated = &left, charge.GetEstimated() && !settled
@@ -133,14 +141,6 @@ func (f *folding) endCharged(o *rateguardv1.Outcome, charge *rateguardv1.ClosedE
 		sums.Unpriced += count(o.CostNanoUsd == nil)
 	})
 	f.alert(o)
-}
-
-// heldOfEach is what an outcome of a lease, or of what was taken from one, holds of each budget.
-func heldOfEach(o *rateguardv1.Outcome) int64 {
-	if len(o.GetHolds()) == 0 {
-		return 0
-	}
-	return o.GetHolds()[0].GetAmountNanoUsd()
 }
 
 func (f *folding) firstEnd(o *rateguardv1.Outcome) {
