@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/rateguard/rateguard/projections/postgres"
 	"github.com/rateguard/rateguard/schemas/envelope"
 )
 
@@ -29,7 +30,7 @@ const (
 	relayRetry = 500 * time.Millisecond
 	// deliveryTimeout bounds how long one record may take: franz-go repeats an idempotent record for ever otherwise.
 	deliveryTimeout = 10 * time.Second
-	connectTimeout  = 5 * time.Second
+	closeTimeout    = 5 * time.Second
 )
 
 // relay moves outbox rows into the log, in their order for each key. Any number of processes may run one; a Postgres
@@ -61,22 +62,21 @@ func pause(ctx context.Context, d time.Duration) {
 // lead waits for the lock and relays while it holds it. The session of the lock is also the one that deletes rows:
 // when it is gone, so is the right to delete.
 func (r *relay) lead(ctx context.Context) error {
-	cfg, err := pgx.ParseConfig(r.server.cfg.PostgresURL)
-	if err != nil {
-		return fmt.Errorf("reading the PostgreSQL URL: %w", err)
-	}
-	cfg.ConnectTimeout = connectTimeout
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	conn, err := postgres.Connect(ctx, r.server.cfg.PostgresURL)
 	if err != nil {
 		return fmt.Errorf("connecting the relay: %w", err)
 	}
 	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		defer cancel()
 		_ = conn.Close(closing) // the lock goes with the session either way
 	}()
 	if err := awaitLock(ctx, conn); err != nil {
 		return err
+	}
+	// One that hangs would relay nothing and let nobody else: it asks each second, if the brokers answer.
+	if _, err := conn.Exec(ctx, "SET idle_session_timeout = '30s'"); err != nil {
+		return fmt.Errorf("bounding the relay's session: %w", err)
 	}
 	if _, err := conn.Exec(ctx, "LISTEN "+outboxChannel); err != nil {
 		return fmt.Errorf("listening for outbox rows: %w", err)

@@ -105,14 +105,9 @@ func Migrate(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := pgx.ParseConfig(url)
+	conn, err := Connect(ctx, url)
 	if err != nil {
-		return fmt.Errorf("reading the PostgreSQL URL: %w", err)
-	}
-	cfg.ConnectTimeout = connectTimeout
-	conn, err := pgx.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return fmt.Errorf("connecting to migrate PostgreSQL: %w", err)
+		return fmt.Errorf("migrating PostgreSQL: %w", err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	return (&migrator{conn: conn}).run(ctx, steps)
