@@ -60,7 +60,7 @@ type world struct {
 	redis      *replicated
 	broker     *faults.Broker
 	proxies    []*faults.Proxy
-	processors *faults.Child
+	processors *faults.Role
 	// books is the tenant whose requests are all counted.
 	books *harness.Tenant
 	// probe is a tenant whose hard budget is never spent, closed how long it could not be used after each loss of Redis.

@@ -37,6 +37,8 @@ type Admissions struct {
 	leases map[string]bool
 	// returned has the numbers of the records by which producers gave their leases back.
 	returned map[string]uint64
+	// ignored is how many closings did not count: their producer had written behind what they knew of, or was closed already.
+	ignored int
 	// late are reservations from leases that a closing had charged before they were opened: until they end they are in that charge.
 	late map[string]bool
 }
@@ -118,6 +120,8 @@ func (a *Admissions) Take(e *rateguardv1.Event) {
 			for _, o := range c.GetEnds() {
 				end(o)
 			}
+		} else {
+			a.ignored++
 		}
 	}
 }
@@ -275,6 +279,19 @@ func (a *Admissions) Posted(budget string) (posted int64, open int) {
 	return posted, open
 }
 
+// Periods returns what the log says that a budget with one balance has posted in each of its periods, by their starts in µs; a budget without periods has one, which starts at 0.
+func (a *Admissions) Periods(budget string) map[int64]int64 {
+	all := map[int64]int64{}
+	for id, holds := range a.holds {
+		for _, h := range holds {
+			if h.GetBudgetId() == budget {
+				all[h.GetPeriodStartUnixUs()] += a.costs[id]
+			}
+		}
+	}
+	return all
+}
+
 // Opened returns how many reservations and leases the log shows, ended ones included.
 func (a *Admissions) Opened() int { return len(a.opened) }
 
@@ -312,6 +329,9 @@ func (a *Admissions) Charged() (leases int) {
 	return leases
 }
 
+// Ignored returns how many closings did not count, because their producer had written behind what they knew of, or was closed already.
+func (a *Admissions) Ignored() int { return a.ignored }
+
 // Leased returns how many requests were admitted by a lease.
 func (a *Admissions) Leased() (n int) {
 	for _, o := range a.opened {
@@ -333,7 +353,8 @@ func (a *Admissions) Epochs() []uint64 {
 	return slices.Sorted(maps.Keys(all))
 }
 
-// AwaitBalance waits until a budget with one balance is at rest: nothing is reserved, and what it has posted is what the log says. It returns that.
+// AwaitBalance waits until a budget with one balance is at rest: nothing is reserved, and what it has posted in the period that holds is what the log says. It returns what it has
+// posted in all periods.
 func (s *System) AwaitBalance(tb testing.TB, tenant *Tenant, budget string) int64 {
 	tb.Helper()
 	var posted int64
@@ -350,8 +371,13 @@ func (s *System) AwaitBalance(tb testing.TB, tenant *Tenant, budget string) int6
 		if b.Balance == nil || b.Balance.Source != "live" {
 			return fmt.Errorf("the balance is %+v", b.Balance)
 		}
-		if got, reserved := Nano(tb, &b.Balance.PostedUSD), Nano(tb, &b.Balance.ReservedUSD); got != posted || reserved != 0 {
-			return fmt.Errorf("posted %d, reserved %d, and the log says %d", got, reserved, posted)
+		var start int64
+		if b.Balance.PeriodStart != nil {
+			start = b.Balance.PeriodStart.UnixMicro()
+		}
+		want := a.Periods(budget)[start]
+		if got, reserved := Nano(tb, &b.Balance.PostedUSD), Nano(tb, &b.Balance.ReservedUSD); got != want || reserved != 0 {
+			return fmt.Errorf("posted %d, reserved %d in the period that starts at %d, and the log says %d", got, reserved, start, want)
 		}
 		return nil
 	})

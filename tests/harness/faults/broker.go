@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // brokerChild is set for a child of this program that is a broker: a process of its own can be stopped.
@@ -57,12 +58,17 @@ func (b *Broker) Back() { b.tb.Helper(); b.order("back") }
 
 func (b *Broker) order(word string) {
 	b.tb.Helper()
-	if _, err := fmt.Fprintln(b.orders, word); err != nil {
-		b.tb.Fatalf("ordering a broker: %v", err)
-	}
-	if got := b.answer(); got != word {
+	if got := b.ask(word); got != word {
 		b.tb.Fatalf("a broker was ordered %q and answers %q", word, got)
 	}
+}
+
+func (b *Broker) ask(order string) (answer string) {
+	b.tb.Helper()
+	if _, err := fmt.Fprintln(b.orders, order); err != nil {
+		b.tb.Fatalf("ordering a broker: %v", err)
+	}
+	return b.answer()
 }
 
 func (b *Broker) answer() string {
@@ -85,10 +91,17 @@ func broker() int {
 		return 1
 	}
 	defer c.Close()
+	h := &holder{cluster: c, waits: map[string]*wait{}}
+	c.ControlKey(int16(kmsg.Produce), h.control)
 	_, _ = fmt.Println(c.ListenAddrs()[0])
 	for orders := bufio.NewScanner(os.Stdin); orders.Scan(); {
-		l.set(orders.Text() == "away")
-		_, _ = fmt.Println(orders.Text())
+		switch word, rest, _ := strings.Cut(orders.Text(), " "); word {
+		case "away", "back":
+			l.set(word == "away")
+			_, _ = fmt.Println(word)
+		default:
+			_, _ = fmt.Println(h.follow(word, rest))
+		}
 	}
 	return 0
 }

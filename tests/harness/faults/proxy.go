@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -37,6 +38,12 @@ var programs struct { //nolint:gochecknoglobals // one folder for each test bina
 // Program builds a command of the product, such as proxy/cmd/rateguard-proxy, and returns where it is.
 func Program(tb testing.TB, path string) string {
 	tb.Helper()
+	return build(tb, filepath.Base(path), path)
+}
+
+// build builds a command into the folder of the programs, once for each name.
+func build(tb testing.TB, name, path string, flags ...string) string {
+	tb.Helper()
 	programs.mu.Lock()
 	defer programs.mu.Unlock()
 	if programs.dir == "" {
@@ -46,12 +53,12 @@ func Program(tb testing.TB, path string) string {
 		}
 		programs.dir = dir
 	}
-	program := filepath.Join(programs.dir, filepath.Base(path))
+	program := filepath.Join(programs.dir, name)
 	if _, err := os.Stat(program); err == nil {
 		return program
 	}
-	cmd := exec.CommandContext(tb.Context(), "go", "build", "-o", program, "github.com/rateguard/rateguard/"+path)
-	if out, err := cmd.CombinedOutput(); err != nil {
+	args := slices.Concat([]string{"build", "-o", program}, flags, []string{"github.com/rateguard/rateguard/" + path})
+	if out, err := exec.CommandContext(tb.Context(), "go", args...).CombinedOutput(); err != nil {
 		tb.Fatalf("building %s: %v\n%s", path, err, out)
 	}
 	return program
@@ -90,16 +97,6 @@ func StartProxy(tb testing.TB, s *harness.System, redisURL string, settings ...s
 func (p *Proxy) Start() {
 	p.tb.Helper()
 	p.Child = start(p.tb, p.log, p.env, exec.CommandContext(context.WithoutCancel(p.tb.Context()), Program(p.tb, "proxy/cmd/rateguard-proxy")))
-}
-
-// StartProcessors starts the processors of the system in a process of their own, on an empty folder.
-func StartProcessors(tb testing.TB, s *harness.System) *Child {
-	tb.Helper()
-	cfg := s.Config()
-	return start(tb, filepath.Join(tb.TempDir(), "processors.log"), []string{
-		"RATEGUARD_OPS_ADDR=" + FreeAddress(tb), "RATEGUARD_DATA_DIR=" + tb.TempDir(), "RATEGUARD_KAFKA_BROKERS=" + cfg.Kafka.Brokers,
-		"RATEGUARD_REDIS_URL=" + cfg.RedisURL, "RATEGUARD_SECRET_KEY=" + cfg.SecretKey,
-	}, exec.CommandContext(context.WithoutCancel(tb.Context()), Program(tb, "processors/cmd/rateguard-processors")))
 }
 
 // AwaitReady waits until it has read its configuration.
