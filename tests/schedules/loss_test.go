@@ -12,6 +12,7 @@ import (
 	"github.com/rateguard/rateguard/deploy/cli"
 	"github.com/rateguard/rateguard/tests/harness"
 	"github.com/rateguard/rateguard/tests/harness/faults"
+	"github.com/rateguard/rateguard/topics"
 )
 
 // Schedules (1) and (i), and a power cut: a proxy is killed between a grant and its opening, between an end and its settle, and with a request open. With its folder nothing is held for ever:
@@ -191,6 +192,42 @@ func TestADiskIsLostAndAZombieComesBack(t *testing.T) {
 	w.awaitClosed(zombie)
 	w.fill()
 	w.check(books{unknown: 2, corrected: 2, untold: append(untold, cut[1], unshipped), kept: []*pending{ending}})
+}
+
+// Schedule (4): a proxy hangs with a request open and is taken for gone. Who closes it has read the log, and before that closing is appended the proxy wakes up and ships the end. So the closing
+// does not count, and is made anew: one cost, which is the provider's.
+func TestAnEndComesBetweenTheReadingAndTheClosing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	zombie := w.proxy()
+	w.setBudget(10)
+	w.serve(zombie.URL, 1, chat)
+	open := w.begin(zombie.URL, chat.taking(10*time.Second))
+	w.awaitShipped()
+	zombie.Stop()
+	gone := zombie.Producers()
+	closing := w.broker.Hold(faults.Written{Topic: topics.Costs.Name, Key: w.tenant.ID, Body: "producer_closed"})
+	closing.Await()
+	zombie.Continue()
+	open.want(http.StatusOK)
+	w.awaitEnded()
+	closing.Release()
+	w.awaitGone(gone...)
+	w.fill(w.system.ProxyURL)
+	if n := w.check(books{}).Ignored(); n != 1 {
+		t.Errorf("%d closings did not count, want the one that was late", n)
+	}
+}
+
+// awaitEnded waits until the log has the end of all that it shows.
+func (w *world) awaitEnded() {
+	w.t.Helper()
+	harness.Eventually(w.t, 20*time.Second, func() error {
+		if _, open := w.system.ReadAdmissions(w.t, w.tenant.ID).Posted(budget); open > 0 {
+			return fmt.Errorf("%d reservations have no end", open)
+		}
+		return nil
+	})
 }
 
 // Schedule (n), and (t): a proxy is killed, and starts on its disk as it was before: what it ships again is known, and what the log has of it beyond that is ended.

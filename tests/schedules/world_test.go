@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,11 +31,15 @@ type world struct {
 	system  *harness.System
 	tenant  *harness.Tenant
 	proxies []*proxy
-	// limit is that of the budget, in nano-USD, period the length of its periods.
-	limit  int64
-	period string
+	// limit is that of the budget, in nano-USD, period the length of its periods, and timezone where they begin.
+	limit            int64
+	period, timezone string
 	// leasePercent makes the budget a leased one; 0: it is strict.
 	leasePercent int
+	// ahead is by how much Redis' clock differs from the machine's.
+	ahead time.Duration
+	// control is the system with the admin API by which budgets are set and balances are read.
+	control *harness.System
 
 	// mu guards what follows.
 	mu   sync.Mutex
@@ -48,20 +54,34 @@ type proxy struct {
 	relay *faults.Relay
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { t.Helper(); return newWorldAt(t, 0) }
+
+// newWorldAt is newWorld with a clock of Redis that differs from the machine's from the beginning.
+func newWorldAt(t *testing.T, ahead time.Duration) *world {
 	t.Helper()
-	w := &world{t: t, period: "total", redis: faults.StartRedis(t), broker: faults.StartBroker(t), sent: map[string]harness.Sent{}}
+	w := &world{t: t, period: "total", ahead: ahead, redis: faults.StartRedis(t), broker: faults.StartBroker(t), sent: map[string]harness.Sent{}}
 	w.relay = faults.NewRelay(t, w.redis.Addr)
+	w.relay.Clock(ahead)
 	w.system = harness.NewOn(t, harness.Stores{Redis: w.relay.URL(), Kafka: w.broker.Address})
+	w.control = w.system
 	t.Cleanup(w.broker.Continue) // the system ends before it
 	w.tenant = w.system.Tenant(t)
 	return w
+}
+
+// of returns the same world for another workspace, with books of its own.
+func (w *world) of(tenant *harness.Tenant) *world {
+	return &world{
+		t: w.t, period: w.period, redis: w.redis, broker: w.broker, relay: w.relay, system: w.system, control: w.control, tenant: tenant, proxies: w.proxies,
+		sent: map[string]harness.Sent{},
+	}
 }
 
 // proxy starts a process. Those that are to be held to the budget from the beginning are started before it is set.
 func (w *world) proxy(settings ...string) *proxy {
 	w.t.Helper()
 	relay := faults.NewRelay(w.t, w.redis.Addr)
+	relay.Clock(w.ahead)
 	p := &proxy{faults.StartProxy(w.t, w.system, relay.URL(), settings...), relay}
 	w.proxies = append(w.proxies, p)
 	return p
@@ -106,12 +126,17 @@ func (w *world) setBudget(requests float64, at ...string) {
 func (w *world) putBudget(nano int64) {
 	w.t.Helper()
 	w.limit = nano
-	b := adminclient.PutBudget{USD: fmt.Sprintf("%d.%09d", nano/1e9, nano%1e9), Period: w.period}
+	w.put(budget, nano, w.period)
+}
+
+func (w *world) put(name string, nano int64, period string) {
+	w.t.Helper()
+	b := adminclient.PutBudget{USD: fmt.Sprintf("%d.%09d", nano/1e9, nano%1e9), Period: period, Timezone: w.timezone}
 	if w.leasePercent > 0 {
 		b.Mode, b.LeasePercent = "leased", w.leasePercent
 	}
-	if _, err := w.system.Admin.PutBudget(w.t.Context(), w.tenant.ID, budget, b); err != nil {
-		w.t.Fatalf("setting the budget: %v", err)
+	if _, err := w.control.Admin.PutBudget(w.t.Context(), w.tenant.ID, name, b); err != nil {
+		w.t.Fatalf("setting the budget %s: %v", name, err)
 	}
 }
 
@@ -203,7 +228,7 @@ func (w *world) nextKey(r request) string {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	key := fmt.Sprintf("k-%d", len(w.sent))
+	key := fmt.Sprintf("%s-%d", w.tenant.ID, len(w.sent))
 	w.sent[key] = harness.Sent{Kind: r.path}
 	return key
 }
@@ -352,7 +377,7 @@ type books struct {
 	kept []*pending
 	// unopened is how many grants had no opening when their proxy was killed.
 	unopened int
-	// full says that the budget was spent to the last nano-USD.
+	// full says that the budget was spent to the last nano-USD, in its last period if it has any.
 	full bool
 	// prompt says that no grant came when its client had given up: then there was nothing to take back.
 	prompt bool
@@ -362,7 +387,7 @@ type books struct {
 // has served, to the nano-USD, and the bound where nobody knows.
 func (w *world) check(want books) *harness.Admissions {
 	w.t.Helper()
-	posted := w.system.AwaitBalance(w.t, w.tenant, budget)
+	posted := w.control.AwaitBalance(w.t, w.tenant, budget)
 	a := w.system.ReadAdmissions(w.t, w.tenant.ID)
 	a.Check()
 	losses := harness.Losses{Corrections: want.corrected}
@@ -379,8 +404,12 @@ func (w *world) check(want books) *harness.Admissions {
 	if c.Estimated != want.unknown {
 		w.t.Errorf("%d costs are not known, want %d", c.Estimated, want.unknown)
 	}
-	if posted > w.limit || want.full && posted != w.limit {
-		w.t.Errorf("%d nano-USD are posted, the limit is %d", posted, w.limit)
+	periods := a.Periods(budget)
+	last := slices.Max(slices.Collect(maps.Keys(periods)))
+	for start, posted := range periods {
+		if posted > w.limit || want.full && start == last && posted != w.limit {
+			w.t.Errorf("%d nano-USD are posted in the period that starts at %d, the limit is %d", posted, start, w.limit)
+		}
 	}
 	takenBack := w.closed
 	if want.prompt {
