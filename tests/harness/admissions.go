@@ -269,12 +269,8 @@ func (a *Admissions) Posted(budget string) (posted int64, open int) {
 			open++
 		}
 	}
-	for id, holds := range a.holds {
-		for _, h := range holds {
-			if h.GetBudgetId() == budget {
-				posted += a.costs[id]
-			}
-		}
+	for _, n := range a.Periods(budget) {
+		posted += n
 	}
 	return posted, open
 }

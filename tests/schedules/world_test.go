@@ -405,9 +405,9 @@ func (w *world) check(want books) *harness.Admissions {
 		w.t.Errorf("%d costs are not known, want %d", c.Estimated, want.unknown)
 	}
 	periods := a.Periods(budget)
-	last := slices.Max(slices.Collect(maps.Keys(periods)))
-	for start, posted := range periods {
-		if posted > w.limit || want.full && start == last && posted != w.limit {
+	starts := slices.Sorted(maps.Keys(periods))
+	for i, start := range starts {
+		if posted := periods[start]; posted > w.limit || want.full && i == len(starts)-1 && posted != w.limit {
 			w.t.Errorf("%d nano-USD are posted in the period that starts at %d, the limit is %d", posted, start, w.limit)
 		}
 	}
