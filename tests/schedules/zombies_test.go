@@ -96,7 +96,7 @@ type zombies struct {
 	store *pgxpool.Pool
 	log   *kgo.Client
 	// analytics is the zombie's way to ClickHouse.
-	analytics *faults.Gate
+	analytics *faults.Valve
 }
 
 // projections are the consumer groups of the projections.
@@ -116,14 +116,14 @@ func (w *world) startZombies() *zombies {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	gate := faults.NewGate(w.t, analytics.Host)
-	analytics.Host = gate.Addr()
+	valve := faults.NewValve(w.t, analytics.Host)
+	analytics.Host = valve.Addr()
 	settings := []string{
 		"RATEGUARD_CLICKHOUSE_URL=" + analytics.String(),
 		"RATEGUARD_POSTGRES_URL=" + store.String(), "RATEGUARD_PROCESSORS_INSTANCE=" + zombie, "RATEGUARD_PROCESSORS_SESSION=2s", "RATEGUARD_PROJECTIONS_INSTANCE=" + zombie,
 	}
 	z := &zombies{
-		world: w, analytics: gate, processors: faults.StartProcessors(w.t, w.system, settings...), projections: faults.StartProjections(w.t, w.system, settings...),
+		world: w, analytics: valve, processors: faults.StartProcessors(w.t, w.system, settings...), projections: faults.StartProjections(w.t, w.system, settings...),
 		control: faults.StartControl(w.t, w.system, faults.FreeAddress(w.t), settings...),
 	}
 	if z.store, err = pgxpool.New(w.t.Context(), w.system.Config().PostgresURL); err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/rateguard/rateguard/tests/harness"
 )
 
-// Gate is a way to a server of any protocol, on which what clients say can be held back.
-type Gate struct {
+// Valve is a way to a server of any protocol, on which what clients say can be held back.
+type Valve struct {
 	tb       testing.TB
 	listener net.Listener
 	target   string
@@ -29,15 +29,15 @@ type Gate struct {
 	conns map[net.Conn]bool
 }
 
-// NewGate returns a way to the server at host:port that lets everything pass.
-func NewGate(tb testing.TB, target string) *Gate {
+// NewValve returns a way to the server at host:port that lets everything pass.
+func NewValve(tb testing.TB, target string) *Valve {
 	tb.Helper()
 	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatalf("listening: %v", err)
 	}
-	g := &Gate{tb: tb, listener: l, target: target, open: make(chan struct{}), conns: map[net.Conn]bool{}}
-	close(g.open)
+	v := &Valve{tb: tb, listener: l, target: target, open: make(chan struct{}), conns: map[net.Conn]bool{}}
+	close(v.open)
 	ctx := context.WithoutCancel(tb.Context())
 	var all sync.WaitGroup
 	all.Go(func() {
@@ -46,67 +46,67 @@ func NewGate(tb testing.TB, target string) *Gate {
 			if err != nil {
 				return
 			}
-			all.Go(func() { g.serve(ctx, c) })
+			all.Go(func() { v.serve(ctx, c) })
 		}
 	})
 	tb.Cleanup(func() {
 		_ = l.Close()
-		g.Release()
-		g.mu.Lock()
-		for c := range g.conns {
+		v.Release()
+		v.mu.Lock()
+		for c := range v.conns {
 			_ = c.Close()
 		}
-		g.mu.Unlock()
+		v.mu.Unlock()
 		all.Wait()
 	})
-	return g
+	return v
 }
 
 // Addr is host:port.
-func (g *Gate) Addr() string { return g.listener.Addr().String() }
+func (v *Valve) Addr() string { return v.listener.Addr().String() }
 
 // Hold keeps from the server what a client says from the next text on, until Release.
-func (g *Gate) Hold(text string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.open, g.text = make(chan struct{}), []byte(text)
+func (v *Valve) Hold(text string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.open, v.text = make(chan struct{}), []byte(text)
 }
 
 // Await waits until something is held.
-func (g *Gate) Await() {
-	g.tb.Helper()
-	harness.Eventually(g.tb, 30*time.Second, func() error {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.held == 0 {
-			return errors.New("nobody said " + string(g.text))
+func (v *Valve) Await() {
+	v.tb.Helper()
+	harness.Eventually(v.tb, 30*time.Second, func() error {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if v.held == 0 {
+			return errors.New("nobody said " + string(v.text))
 		}
 		return nil
 	})
 }
 
 // Release lets go what is held.
-func (g *Gate) Release() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+func (v *Valve) Release() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	select {
-	case <-g.open:
+	case <-v.open:
 	default:
-		close(g.open)
+		close(v.open)
 	}
 }
 
 // serve passes on one connection.
-func (g *Gate) serve(ctx context.Context, in net.Conn) {
-	defer g.forget(in)
-	out, err := new(net.Dialer).DialContext(ctx, "tcp", g.target)
+func (v *Valve) serve(ctx context.Context, in net.Conn) {
+	defer v.forget(in)
+	out, err := new(net.Dialer).DialContext(ctx, "tcp", v.target)
 	if err != nil {
 		return
 	}
-	defer g.forget(out)
-	g.mu.Lock()
-	g.conns[in], g.conns[out] = true, true
-	g.mu.Unlock()
+	defer v.forget(out)
+	v.mu.Lock()
+	v.conns[in], v.conns[out] = true, true
+	v.mu.Unlock()
 	var answers sync.WaitGroup
 	answers.Go(func() {
 		_, _ = io.Copy(in, out)
@@ -114,7 +114,7 @@ func (g *Gate) serve(ctx context.Context, in net.Conn) {
 	})
 	for buffer := make([]byte, 64<<10); ; {
 		n, err := in.Read(buffer)
-		g.pass(buffer[:n])
+		v.pass(buffer[:n])
 		if _, failed := out.Write(buffer[:n]); failed != nil || err != nil {
 			break
 		}
@@ -124,26 +124,26 @@ func (g *Gate) serve(ctx context.Context, in net.Conn) {
 }
 
 // pass waits while what a client says is to be held.
-func (g *Gate) pass(said []byte) {
-	g.mu.Lock()
-	open := g.open
-	hold := bytes.Contains(said, g.text)
+func (v *Valve) pass(said []byte) {
+	v.mu.Lock()
+	open := v.open
+	hold := bytes.Contains(said, v.text)
 	select {
 	case <-open:
 	default:
 		if hold {
-			g.held++
+			v.held++
 		}
 	}
-	g.mu.Unlock()
+	v.mu.Unlock()
 	if hold {
 		<-open
 	}
 }
 
-func (g *Gate) forget(c net.Conn) {
+func (v *Valve) forget(c net.Conn) {
 	_ = c.Close()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.conns, c)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.conns, c)
 }
