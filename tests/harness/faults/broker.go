@@ -1,14 +1,11 @@
 package faults
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,63 +13,26 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 )
 
-// brokerChild is set for a child of this program that is a broker: a process of its own can be stopped.
-const brokerChild = "RATEGUARD_FAULTS_BROKER"
-
-// Broker is a Kafka broker in a process of its own.
+// Broker is a Kafka broker in a process of its own, which can be stopped.
 type Broker struct {
-	*Child
+	*Ordered
 	// Address is host:port.
 	Address string
-
-	orders  *os.File
-	answers *bufio.Reader
 }
 
 // StartBroker starts a broker.
 func StartBroker(tb testing.TB) *Broker {
 	tb.Helper()
-	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), os.Args[0])
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		tb.Fatalf("starting a broker: %v", err)
-	}
-	in, orders, err := os.Pipe()
-	if err != nil {
-		tb.Fatalf("starting a broker: %v", err)
-	}
-	cmd.Stdin = in
-	b := &Broker{Child: start(tb, filepath.Join(tb.TempDir(), "broker.log"), []string{brokerChild + "=1"}, cmd), orders: orders, answers: bufio.NewReader(out)}
-	_ = in.Close()
-	tb.Cleanup(func() { _ = orders.Close() })
+	b := &Broker{Ordered: startOrdered(tb, "broker", filepath.Join(tb.TempDir(), "broker.log"), nil)}
 	b.Address = b.answer()
 	return b
 }
 
 // Away breaks all connections to the broker, with what is under way on them, and every new one: unlike a stopped broker, it never gets what was sent to it meanwhile.
-func (b *Broker) Away() { b.tb.Helper(); b.order("away") }
+func (b *Broker) Away() { b.tb.Helper(); b.must("away") }
 
 // Back ends Away.
-func (b *Broker) Back() { b.tb.Helper(); b.order("back") }
-
-func (b *Broker) order(word string) {
-	b.tb.Helper()
-	if _, err := fmt.Fprintln(b.orders, word); err != nil {
-		b.tb.Fatalf("ordering a broker: %v", err)
-	}
-	if got := b.answer(); got != word {
-		b.tb.Fatalf("a broker was ordered %q and answers %q", word, got)
-	}
-}
-
-func (b *Broker) answer() string {
-	b.tb.Helper()
-	line, err := b.answers.ReadString('\n')
-	if err != nil {
-		b.tb.Fatalf("waiting for a broker: %v", err)
-	}
-	return strings.TrimSpace(line)
-}
+func (b *Broker) Back() { b.tb.Helper(); b.must("back") }
 
 // broker is the child: it says its address, and follows orders until there are no more.
 func broker() int {
@@ -86,10 +46,10 @@ func broker() int {
 	}
 	defer c.Close()
 	_, _ = fmt.Println(c.ListenAddrs()[0])
-	for orders := bufio.NewScanner(os.Stdin); orders.Scan(); {
-		l.set(orders.Text() == "away")
-		_, _ = fmt.Println(orders.Text())
-	}
+	obey(func(word string) string {
+		l.set(word == "away")
+		return word
+	})
 	return 0
 }
 
