@@ -177,6 +177,8 @@ func (w *world) await(status int, at ...string) {
 type request struct {
 	method, path, body string
 	fault              string
+	// tags are what the client says about itself: the opening and the row have them, the end has not.
+	tags string
 	// ttft is how long the provider takes.
 	ttft time.Duration
 }
@@ -232,6 +234,9 @@ func (w *world) send(base string, r request) *pending {
 	out.Header.Set("Content-Type", "application/json")
 	if r.fault != "" {
 		out.Header.Set("X-Mock-Fault", r.fault)
+	}
+	if r.tags != "" {
+		out.Header.Set("X-Rateguard-Tags", r.tags)
 	}
 	if p.key != "" {
 		out.Header.Set("Idempotency-Key", p.key)
@@ -370,7 +375,10 @@ func (w *world) wantClosed(why string, bases ...string) {
 }
 
 // fill asks all proxies, or those named, until each refuses because the budget is spent.
-func (w *world) fill(bases ...string) { w.t.Helper(); w.fillUntil(http.StatusPaymentRequired, bases...) }
+func (w *world) fill(bases ...string) {
+	w.t.Helper()
+	w.fillUntil(http.StatusPaymentRequired, bases...)
+}
 
 // fillUntil is fill until each proxy answers with a status: 402 where the budget is spent, 429 where what is open stands in the way.
 func (w *world) fillUntil(status int, bases ...string) {

@@ -6,11 +6,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // Broker is a Kafka broker in a process of its own, which can be stopped.
@@ -34,6 +36,25 @@ func (b *Broker) Away() { b.tb.Helper(); b.must("away") }
 // Back ends Away.
 func (b *Broker) Back() { b.tb.Helper(); b.must("back") }
 
+// Refuse makes the broker refuse for good, as too large, what has a record of a type whose value is longer than that many bytes. Only one type is refused at a time.
+func (b *Broker) Refuse(kind string, above int) {
+	b.tb.Helper()
+	b.must(fmt.Sprintf("refuse %s %d", kind, above))
+}
+
+// Take ends Refuse.
+func (b *Broker) Take() { b.tb.Helper(); b.must("take") }
+
+// Refused is how many produce requests were refused.
+func (b *Broker) Refused() int {
+	b.tb.Helper()
+	n, err := strconv.Atoi(b.order("refused"))
+	if err != nil {
+		b.tb.Fatalf("asking a broker: %v", err)
+	}
+	return n
+}
+
 // broker is the child: it says its address, and follows orders until there are no more.
 func broker() int {
 	l := &breakable{conns: map[net.Conn]bool{}}
@@ -46,8 +67,22 @@ func broker() int {
 	}
 	defer c.Close()
 	_, _ = fmt.Println(c.ListenAddrs()[0])
+	refusing := new(refusals)
+	c.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		return refusing.control(r)
+	})
 	obey(func(word string) string {
-		l.set(word == "away")
+		switch kind, above, ok := refusal(word); {
+		case ok:
+			refusing.set(kind, above)
+		case word == "take":
+			refusing.set("", 0)
+		case word == "refused":
+			return strconv.Itoa(refusing.count())
+		default:
+			l.set(word == "away")
+		}
 		return word
 	})
 	return 0
