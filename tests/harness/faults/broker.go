@@ -70,7 +70,8 @@ func broker() int {
 	refusing := new(refusals)
 	c.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
-		return refusing.control(r)
+		answer, refused := refusing.control(r)
+		return answer, nil, refused
 	})
 	obey(func(word string) string {
 		switch kind, above, ok := refusal(word); {

@@ -40,17 +40,17 @@ func (r *refusals) count() int {
 }
 
 // control refuses a whole request for one record of it, as a broker refuses a whole batch.
-func (r *refusals) control(request kmsg.Request) (kmsg.Response, error, bool) {
+func (r *refusals) control(request kmsg.Request) (answer kmsg.Response, refused bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	produce, ok := request.(*kmsg.ProduceRequest)
 	if !ok || r.kind == "" || !r.has(produce) {
-		return nil, nil, false
+		return nil, false
 	}
 	r.n++
-	answer, ok := produce.ResponseKind().(*kmsg.ProduceResponse)
+	response, ok := produce.ResponseKind().(*kmsg.ProduceResponse)
 	if !ok {
-		return nil, nil, false
+		return nil, false
 	}
 	for _, t := range produce.Topics {
 		topic := kmsg.NewProduceResponseTopic()
@@ -60,9 +60,9 @@ func (r *refusals) control(request kmsg.Request) (kmsg.Response, error, bool) {
 			partition.Partition, partition.ErrorCode = p.Partition, kerr.MessageTooLarge.Code
 			topic.Partitions = append(topic.Partitions, partition)
 		}
-		answer.Topics = append(answer.Topics, topic)
+		response.Topics = append(response.Topics, topic)
 	}
-	return answer, nil, true
+	return response, true
 }
 
 // has reports whether one of the records is to be refused.
@@ -74,7 +74,7 @@ func (r *refusals) has(produce *kmsg.ProduceRequest) bool {
 				continue
 			}
 			rest := batch.Records
-			if codec := kgo.CompressionCodecType(batch.Attributes & 7); codec != 0 { //nolint:gosec // three bits
+			if codec := kgo.CompressionCodecType(batch.Attributes & 7); codec != 0 {
 				var err error
 				if rest, err = kgo.DefaultDecompressor().Decompress(rest, codec); err != nil {
 					continue
