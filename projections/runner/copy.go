@@ -50,9 +50,15 @@ func (r *Runner) copy(ctx context.Context, t Copied) error {
 	}
 	r.setReady(nil)
 	c := &copier{session: session{scope: sc, r: r}, target: t, sourceGeneration: source, copied: map[place]*partition{}}
-	for ctx.Err() == nil {
+	for looked := time.Now(); ctx.Err() == nil; {
 		if err := c.round(ctx); err != nil && ctx.Err() == nil {
 			return err
+		}
+		if time.Since(looked) > lookEvery {
+			looked = time.Now()
+			if err := r.look(ctx, sc); err != nil && ctx.Err() == nil {
+				return err
+			}
 		}
 		if err := pause(ctx, copyPause); err != nil {
 			break

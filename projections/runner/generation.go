@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -26,17 +27,16 @@ func (r *Runner) prepare(ctx context.Context, prefix string) (scope, error) {
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return fmt.Errorf("reading the generation: %w", err)
 		}
-		var written int64
-		if err := tx.QueryRow(ctx, `SELECT coalesce(sum(rows_written), 0)::bigint FROM projection_checkpoints
- WHERE projection = $1 AND generation = $2`, p.Name, s.generation).Scan(&written); err != nil {
-			return fmt.Errorf("reading the checkpoints: %w", err)
+		before, err := written(ctx, tx, s)
+		if err != nil {
+			return err
 		}
 		state, err := p.Target.State(ctx, tx)
 		if err != nil {
 			return fmt.Errorf("looking at the target: %w", err)
 		}
 		_, other := p.Target.(Store)
-		reason := mismatch(s.generation, state, written, other)
+		reason := mismatch(s.generation, state, before, other)
 		if reason == "" && !strings.HasPrefix(s.generation, prefix) {
 			reason = "its source was made again"
 		}
@@ -54,7 +54,7 @@ func (r *Runner) prepare(ctx context.Context, prefix string) (scope, error) {
 			return nil
 		}
 		r.log.Error("new generation: the projection is made again from the start of the log", slog.String("reason", reason),
-			slog.String("generation", s.generation), slog.String("old_generation", old), slog.Int64("rows_before", written))
+			slog.String("generation", s.generation), slog.String("old_generation", old), slog.Int64("rows_before", before))
 		return nil
 	})
 	if err != nil {
@@ -64,6 +64,40 @@ func (r *Runner) prepare(ctx context.Context, prefix string) (scope, error) {
 }
 
 const reasonFirst = "first start"
+
+// lookEvery is how often a target in another store is looked at while nothing is written there.
+const lookEvery = 5 * time.Second
+
+// look returns an error when the target of a scope is not the one that was written: a write would show it, but a table to which nothing is written, as nothing is
+// corrected, would be missing to all who read it. What is in the database of the checkpoints goes with them.
+func (r *Runner) look(ctx context.Context, s scope) error {
+	target, apart := r.cfg.Projection.Target.(Store)
+	if !apart {
+		return nil
+	}
+	rows, err := written(ctx, r.cfg.Pool, s) // before the target: what is written meanwhile is not missed there
+	if err != nil {
+		return err
+	}
+	state, err := target.State(ctx, nil)
+	if err != nil {
+		return nil //nolint:nilerr // a store that does not answer has lost nothing
+	}
+	if reason := mismatch(s.generation, state, rows, true); reason != "" {
+		return fmt.Errorf("looking at the target: %s", reason)
+	}
+	return nil
+}
+
+// written returns how many rows the checkpoints of a scope's generation count.
+func written(ctx context.Context, q querier, s scope) (rows int64, err error) {
+	err = q.QueryRow(ctx, `SELECT coalesce(sum(rows_written), 0)::bigint FROM projection_checkpoints
+ WHERE projection = $1 AND generation = $2`, s.projection, s.generation).Scan(&rows)
+	if err != nil {
+		return 0, fmt.Errorf("reading the checkpoints: %w", err)
+	}
+	return rows, nil
+}
 
 // mismatch says why a new generation has to begin; empty when target and checkpoints belong together.
 func mismatch(generation string, t State, written int64, otherStore bool) string {

@@ -269,11 +269,17 @@ func (s *session) buffer(fetches kgo.Fetches, touched map[int32]*partition) {
 	})
 }
 
-// report tells how far the owned partitions are, once a second.
+// report tells how far the owned partitions are, once a second, and looks at the target now and then.
 func (s *session) report(ctx context.Context) error {
 	ticker := time.NewTicker(heartbeatInterval)
 	defer ticker.Stop()
-	for {
+	for looked := time.Now(); ; {
+		if time.Since(looked) > lookEvery {
+			looked = time.Now()
+			if err := s.r.look(ctx, s.scope); err != nil && ctx.Err() == nil {
+				return err
+			}
+		}
 		if err := s.reportOnce(ctx); err != nil && ctx.Err() == nil {
 			return err
 		}

@@ -188,6 +188,17 @@ func TestLargeRecordKeepsItsPlace(t *testing.T) {
 	}
 }
 
+// noise is text that does not compress.
+func noise(n int) string {
+	b := make([]byte, n)
+	seed := uint32(1)
+	for i := range b {
+		seed = seed*1664525 + 1013904223
+		b[i] = byte(33 + seed>>24%90)
+	}
+	return string(b)
+}
+
 // A record that the broker refuses for good goes to quarantine, Skipped takes its number, and its neighbours
 // in the same batch pass.
 func TestRefusedRecordIsQuarantined(t *testing.T) {
@@ -198,17 +209,12 @@ func TestRefusedRecordIsQuarantined(t *testing.T) {
 	k.start()
 	dir := filepath.Join(t.TempDir(), "spool")
 	s := open(t, config(t, dir, k))
-	noise := make([]byte, 60<<10) // does not compress
-	seed := uint32(1)
-	for i := range noise {
-		seed = seed*1664525 + 1013904223
-		noise[i] = byte(33 + seed>>24%90)
-	}
+	noise := noise(60 << 10)
 	for i := range 20 {
 		must(t, s.Append(largeEnd(t, fmt.Sprintf("a%d", i), 10)))
 	}
 	must(t, s.Append(record(t, topics.Requests, "ws_1", &rateguardv1.Event{Id: "big", Body: &rateguardv1.Event_RequestRecorded{
-		RequestRecorded: &rateguardv1.RequestRecorded{RequestId: "big", Model: string(noise)},
+		RequestRecorded: &rateguardv1.RequestRecorded{RequestId: "big", Model: noise},
 	}})))
 	for i := range 20 {
 		must(t, s.Append(largeEnd(t, fmt.Sprintf("b%d", i), 10)))
@@ -232,6 +238,30 @@ func TestRefusedRecordIsQuarantined(t *testing.T) {
 	must(t, err)
 	if !strings.Contains(string(b), `"sequence":21`) {
 		t.Errorf("quarantine file without the record: %.200s", b)
+	}
+}
+
+// An opening that the broker refuses for its size goes without its tags under its own number, or its end would be one of a reservation that nobody knows.
+func TestARefusedOpeningGoesWithoutItsTags(t *testing.T) {
+	k := startKafka(t)
+	k.cluster.Close()
+	k.limit = "2000"
+	k.dir = t.TempDir()
+	k.start()
+	s := open(t, config(t, filepath.Join(t.TempDir(), "spool"), k))
+	must(t, failure(s.AppendOpen(record(t, topics.Costs, "ws_1", &rateguardv1.Event{Id: "r1", Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: &rateguardv1.ReservationOpened{
+		ReservationId: "r1/1", Context: &rateguardv1.RequestContext{IdempotencyKey: "key", Tags: map[string]string{"a": noise(4 << 10)}},
+	}}}))))
+	must(t, s.AppendEnd(1, ended(t, "ws_1", "r1", 1)...))
+	run(t, s)
+	flush(t, s)
+	l := consume(t, k.records(topics.Costs))
+	if len(l.applied) != 2 || l.missing() != 0 || s.Stats().Quarantined != 1 {
+		t.Fatalf("%d records, %d holes, %d quarantined; want 2, 0, 1", len(l.applied), l.missing(), s.Stats().Quarantined)
+	}
+	o := l.applied[0].GetReservationOpened()
+	if o.GetReservationId() != "r1/1" || o.GetContext().GetIdempotencyKey() != "key" || len(o.GetContext().GetTags()) != 0 || l.applied[0].GetSequence() != 1 {
+		t.Errorf("the opening is %v", l.applied[0])
 	}
 }
 

@@ -64,16 +64,20 @@ func (sh *shipper) sendCarefully(ctx context.Context, cl *kgo.Client, f *frame) 
 	return nil
 }
 
-// sendNow sends a record with the time of now, through a client of its own: after a refusal the broker waits for
-// the number that the refused batch had.
+// sendNow sends a record with the time of now.
 func (sh *shipper) sendNow(ctx context.Context, r *stored) error {
+	k := new(kgo.Record)
+	fillRecord(k, r, time.Now().UnixMicro())
+	return sh.sendApart(ctx, k)
+}
+
+// sendApart sends a record through a client of its own: after a refusal the broker waits for the number that the refused batch had.
+func (sh *shipper) sendApart(ctx context.Context, k *kgo.Record) error {
 	cl, err := sh.s.client(sh.s.log, kgo.ProducerBatchMaxBytes(largeBatch), kgo.MaxBufferedBytes(2*largeBatch), kgo.ProducerBatchCompression(kgo.ZstdCompression()))
 	if err != nil {
 		return err
 	}
 	defer cl.Close()
-	k := new(kgo.Record)
-	fillRecord(k, r, time.Now().UnixMicro())
 	return cl.ProduceSync(ctx, k).FirstErr()
 }
 
@@ -90,7 +94,7 @@ func (sh *shipper) sendLarge(ctx context.Context, f *frame) error {
 	return sh.sendCarefully(ctx, cl, f)
 }
 
-// skip quarantines a record and tells its consumers that its number stays empty. The order matters: the
+// skip quarantines a record and sends it without its tags, or tells its consumers that its number stays empty. The order matters: the
 // record is safe on disk before anybody stops waiting for it; a crash in between only repeats both.
 func (sh *shipper) skip(ctx context.Context, r *stored, at int64, cause error) error {
 	if r.sequence > 0 { // others may be repeated: whoever wrote one writes it again
@@ -105,20 +109,46 @@ func (sh *shipper) skip(ctx context.Context, r *stored, at int64, cause error) e
 	if t := string(r.topic); r.sequence == 0 || t != topics.Costs.Name && t != topics.Requests.Name {
 		return nil // nobody counts
 	}
+	if l := untagged(r); l != nil {
+		k := new(kgo.Record)
+		fillRecord(k, l, sh.stamp(at))
+		if err := sh.sendApart(ctx, k); !refused(err) {
+			return err
+		}
+	}
 	k, err := skippedRecord(sh.f.id, r, at, cause)
 	if err != nil {
 		return err
 	}
-	// A client of its own: after a refusal the broker waits for the number that the refused batch had.
-	cl, err := sh.s.client(sh.s.log)
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	if err := cl.ProduceSync(ctx, k).FirstErr(); err != nil {
+	if err := sh.sendApart(ctx, k); err != nil {
 		return fmt.Errorf("producing skipped: %w", err)
 	}
 	return nil
+}
+
+// untagged returns a record without what its client says about itself, the one part of an event that a client can make large; nil where it has none. Without an opening in the log what it
+// holds would be forgotten with Redis, and its end would take off what nobody had added.
+func untagged(r *stored) *stored {
+	e, err := envelope.Decode(r.value)
+	if err != nil {
+		return nil
+	}
+	var about *rateguardv1.RequestContext
+	switch b := e.GetBody().(type) {
+	case *rateguardv1.Event_ReservationOpened:
+		about = b.ReservationOpened.GetContext()
+	case *rateguardv1.Event_RequestRecorded:
+		about = b.RequestRecorded.GetContext()
+	}
+	if len(about.GetTags()) == 0 {
+		return nil
+	}
+	about.Tags = nil
+	l := *r
+	if l.value, err = envelope.Encode(e); err != nil {
+		return nil
+	}
+	return &l
 }
 
 func skippedRecord(producer string, r *stored, at int64, cause error) (*kgo.Record, error) {

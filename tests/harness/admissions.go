@@ -288,8 +288,8 @@ func (a *Admissions) Periods(budget string) map[int64]int64 {
 	return all
 }
 
-// Opened returns how many reservations and leases the log shows, ended ones included.
-func (a *Admissions) Opened() int { return len(a.opened) }
+// Opened reports whether a reservation or a lease was.
+func (a *Admissions) Opened(id string) bool { _, opened := a.opened[id]; return opened }
 
 // Open returns how many requests, and how many leases, have no end.
 func (a *Admissions) Open() (requests, leases int) {

@@ -70,18 +70,31 @@ func TestWipedStoresAreMadeAgain(t *testing.T) {
 	}
 }
 
-// A store that is wiped while the role runs is noticed at the next write.
+// A store that is wiped while the role runs is noticed, also where nothing is written after that.
 func TestClickHouseWipedWhileRunning(t *testing.T) {
-	r, tr := newRig(t), newTraffic(7)
-	r.start()
-	r.send(tr.load(100)...)
-	r.caughtUp()
-	before := map[string]string{"requests": r.generation("requests")}
-	r.execClickHouse("DROP TABLE requests SYNC")
-	r.send(tr.load(50)...)
-	r.eventually("the wipe is noticed", r.newGenerations(before, []string{"requests"}))
-	r.caughtUp()
-	r.verify(tr.want)
+	for _, test := range []struct {
+		name, table string
+		more        int
+		wipe        string
+	}{
+		{"requests go on", "requests", 50, "DROP TABLE requests SYNC"},
+		{"nothing comes any more", "requests", 0, "TRUNCATE TABLE requests"},
+		{"nothing is corrected any more", "corrections", 50, "DROP TABLE corrections SYNC"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r, tr := newRig(t), newTraffic(7)
+			r.start()
+			r.send(tr.load(100)...)
+			r.send(tr.corrected(30)...)
+			r.caughtUp()
+			before := map[string]string{test.table: r.generation(test.table)}
+			r.execClickHouse(test.wipe)
+			r.send(tr.load(test.more)...)
+			r.eventually("the wipe is noticed", r.newGenerations(before, []string{test.table}))
+			r.caughtUp()
+			r.verify(tr.want)
+		})
+	}
 }
 
 // What a crash left half in the table is removed and inserted again.

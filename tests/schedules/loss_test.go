@@ -104,12 +104,14 @@ func (w *world) declareLost(producer string) {
 }
 
 // awaitShipped waits until the log has the opening of all that the provider has got.
-func (w *world) awaitShipped() {
+func (w *world) awaitShipped() { w.t.Helper(); w.awaitOpened(len(w.system.Mock.Served())) }
+
+// awaitOpened waits until the log has so many openings.
+func (w *world) awaitOpened(n int) {
 	w.t.Helper()
 	harness.Eventually(w.t, 20*time.Second, func() error {
-		opened := w.system.ReadAdmissions(w.t, w.tenant.ID).Opened()
-		if served := len(w.system.Mock.Served()); opened < served {
-			return fmt.Errorf("the log has %d openings, the provider got %d requests", opened, served)
+		if opened := w.system.ReadAdmissions(w.t, w.tenant.ID).Requests(); opened < n {
+			return fmt.Errorf("the log has %d openings, want %d", opened, n)
 		}
 		return nil
 	})

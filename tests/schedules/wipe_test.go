@@ -87,7 +87,7 @@ func TestCallsOfTheOldEpochArriveInTheNewOne(t *testing.T) {
 	old := p.relay.Catch(faults.HoldCommand, 1, faults.Reserves(w.tenant.ID))
 	loose := w.send(p.URL, call)
 	old.Await(1)
-	w.putBudget(6 * harness.HTTPCostNano)
+	w.putBudget(budget, 6*harness.HTTPCostNano)
 	w.await(http.StatusPaymentRequired, w.system.ProxyURL)
 	w.setBudget(7, w.system.ProxyURL)
 	wipe()

@@ -87,6 +87,23 @@ func (w *world) proxy(settings ...string) *proxy {
 	return p
 }
 
+// proxyOnDisk starts a process whose disk can be filled.
+func (w *world) proxyOnDisk(settings ...string) *proxy {
+	w.t.Helper()
+	relay := faults.NewRelay(w.t, w.redis.Addr)
+	p := &proxy{faults.StartProxyOnDisk(w.t, w.system, relay.URL(), settings...), relay}
+	w.proxies = append(w.proxies, p)
+	return p
+}
+
+// gate keeps the requests for gated waiting at the provider. It is made before the budget is set.
+func (w *world) gate() *faults.Gate {
+	w.t.Helper()
+	g := faults.StartGate(w.t, strings.TrimPrefix(w.system.MockURL, "http://"))
+	w.tenant.Route("gated", adminclient.PutRoute{Provider: "http", BaseURL: g.URL, Cost: &adminclient.Cost{Mode: "per_request", USD: harness.HTTPCostUSD}})
+	return g
+}
+
 // patient are settings of a proxy whose decisions may take very long: what is held back for it arrives all the same, and is not refused for its age alone.
 func patient() string { return "RATEGUARD_REDIS_TIMEOUT=3m" }
 
@@ -112,21 +129,31 @@ func (w *world) bases() []string {
 // anything is sent meanwhile: the provider fails, and what it fails is free.
 func (w *world) setBudget(requests float64, at ...string) {
 	w.t.Helper()
+	first := w.limit == 0
+	w.limit = int64(requests * harness.HTTPCostNano)
+	if first {
+		w.newBudget(budget, w.limit, at...)
+		return
+	}
+	w.putBudget(budget, w.limit)
+	w.awaitRoom(at...)
+}
+
+// newBudget is setBudget for one that is not there: until it refuses somewhere it is not in force there.
+func (w *world) newBudget(name string, nano int64, at ...string) {
+	w.t.Helper()
 	if at == nil {
 		at = w.bases()
 	}
-	if w.limit == 0 {
-		w.putBudget(1)
-		w.await(http.StatusPaymentRequired, at...)
-	}
-	w.putBudget(int64(requests * harness.HTTPCostNano))
-	w.await(http.StatusInternalServerError, at...)
+	w.putBudget(name, 1)
+	w.await(http.StatusPaymentRequired, at...)
+	w.putBudget(name, nano)
+	w.awaitRoom(at...)
 }
 
-func (w *world) putBudget(nano int64) {
+func (w *world) putBudget(name string, nano int64) {
 	w.t.Helper()
-	w.limit = nano
-	w.put(budget, nano, w.period)
+	w.put(name, nano, w.period)
 }
 
 func (w *world) put(name string, nano int64, period string) {
@@ -136,8 +163,26 @@ func (w *world) put(name string, nano int64, period string) {
 		b.Mode, b.LeasePercent = "leased", w.leasePercent
 	}
 	if _, err := w.control.Admin.PutBudget(w.t.Context(), w.tenant.ID, name, b); err != nil {
-		w.t.Fatalf("setting the budget %s: %v", name, err)
+		w.t.Fatalf("setting budget %s: %v", name, err)
 	}
+}
+
+// deleteBudget deletes a budget that stands in the way, and waits until it does not at the proxies named, all of them where none is.
+func (w *world) deleteBudget(name string, at ...string) {
+	w.t.Helper()
+	if err := w.system.Admin.DeleteBudget(w.t.Context(), w.tenant.ID, name); err != nil {
+		w.t.Fatalf("deleting budget %s: %v", name, err)
+	}
+	w.awaitRoom(at...)
+}
+
+// awaitRoom waits until a request has room at the proxies named, all of them where none is.
+func (w *world) awaitRoom(at ...string) {
+	w.t.Helper()
+	if at == nil {
+		at = w.bases()
+	}
+	w.await(http.StatusInternalServerError, at...)
 }
 
 // await asks for what costs nothing in the end until proxies answer with the status: 500 where a request has room, 402 where it has not.
@@ -157,6 +202,8 @@ func (w *world) await(status int, at ...string) {
 type request struct {
 	method, path, body string
 	fault              string
+	// tags are what the client says about itself: the opening and the row have them, the end has not.
+	tags string
 	// ttft is how long the provider takes.
 	ttft time.Duration
 }
@@ -167,6 +214,8 @@ const tokens = 2000
 var (
 	// call costs what it reserves.
 	call = request{method: http.MethodGet, path: "/http/x"}
+	// gated is a call that waits at the gate.
+	gated = request{method: http.MethodGet, path: "/gated/x"}
 	// free reserves as much, and costs nothing.
 	free = request{method: http.MethodGet, path: "/http/x", fault: "500"}
 	// chat costs much less than it reserves.
@@ -210,6 +259,9 @@ func (w *world) send(base string, r request) *pending {
 	out.Header.Set("Content-Type", "application/json")
 	if r.fault != "" {
 		out.Header.Set("X-Mock-Fault", r.fault)
+	}
+	if r.tags != "" {
+		out.Header.Set("X-Rateguard-Tags", r.tags)
 	}
 	if p.key != "" {
 		out.Header.Set("Idempotency-Key", p.key)
@@ -350,6 +402,12 @@ func (w *world) wantClosed(why string, bases ...string) {
 // fill asks all proxies, or those named, until each refuses because the budget is spent.
 func (w *world) fill(bases ...string) {
 	w.t.Helper()
+	w.fillUntil(http.StatusPaymentRequired, bases...)
+}
+
+// fillUntil is fill until each proxy answers with a status: 402 where the budget is spent, 429 where what is open stands in the way.
+func (w *world) fillUntil(status int, bases ...string) {
+	w.t.Helper()
 	if bases == nil {
 		bases = w.bases()
 	}
@@ -359,8 +417,8 @@ func (w *world) fill(bases ...string) {
 			all[i] = w.send(base, call)
 		}
 		for i, p := range all {
-			if a := p.wait(); a.status != http.StatusPaymentRequired {
-				err = errors.Join(fmt.Errorf("%s answers %d %s, and not that the budget is spent", bases[i], a.status, a.code), a.err)
+			if a := p.wait(); a.status != status {
+				err = errors.Join(fmt.Errorf("%s answers %d %s, want %d once nothing is left", bases[i], a.status, a.code, status), a.err)
 			}
 		}
 		return err

@@ -45,7 +45,7 @@ func TestZombiesChangeNothing(t *testing.T) {
 	// Each has something under way: a policy that is looser than the next one; a record of the table; rows that are announced, and two transactions.
 	z.lead()
 	policy := w.broker.Hold(faults.Written{Topic: topics.Policies.Name, Key: relayed.tenant.ID, Body: "workspace_policy"})
-	relayed.putBudget(12 * harness.HTTPCostNano)
+	relayed.putBudget(budget, 12*harness.HTTPCostNano)
 	policy.Await()
 	z.control.Stop()
 	table := w.broker.Hold(faults.Written{Topic: topics.SpendTable.Name, Key: folded.tenant.ID})
@@ -62,7 +62,8 @@ func TestZombiesChangeNothing(t *testing.T) {
 
 	// The others take over, and go on.
 	z.awaitLeader()
-	relayed.putBudget(5 * harness.HTTPCostNano)
+	relayed.limit = 5 * harness.HTTPCostNano
+	relayed.putBudget(budget, relayed.limit)
 	relayed.await(http.StatusPaymentRequired, w.bases()...)
 	folded.serve(w.system.ProxyURL, 1, call)
 	projected.serve(w.system.ProxyURL, 1, chat)

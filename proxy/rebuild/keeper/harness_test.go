@@ -98,8 +98,8 @@ type process struct {
 	admissions *lua.Admissions
 	rebuild    *rebuild.Rebuilder
 	stops      []func()
-	// stopShipping and stopBeating end a part of it alone.
-	stopShipping, stopBeating func()
+	// stopShipping, stopBeating and stopKeeping end a part of it alone.
+	stopShipping, stopBeating, stopKeeping func()
 }
 
 type options struct {
@@ -149,7 +149,7 @@ func (w *world) start(o options) *process {
 	p.stopBeating = p.background(p.rebuild.Run)
 	p.background(p.installs.Run)
 	if !o.noKeeper {
-		p.background(keeper.New(keeper.Config{
+		p.stopKeeping = p.background(keeper.New(keeper.Config{
 			Kafka: w.kafka, Spool: s, Roster: p.rebuild.Roster(), Policies: w, Log: log, Lease: 300 * time.Millisecond, WantedEvery: 5 * time.Millisecond, TornFor: o.tornFor,
 			Redis: keeper.Redis{Balances: lua.NewBalances(store), Wants: lua.NewWants(store.Client()), Offices: lua.NewProducers(store.Client())},
 		}).Run)

@@ -183,27 +183,31 @@ func (p *partition) next(ctx context.Context, early bool) (*costs.Batch, error) 
 	return batch, nil
 }
 
-// reconcile brings steps of the log into Redis. What cannot be brought is noticed at the next step, which then does not follow.
+// reconcile brings steps of the log into Redis. What cannot be brought there is a gap, which another round closes.
 func (p *partition) reconcile(ctx context.Context, steps []costs.Step) {
 	p.learn(ctx, steps)
 	for i := range steps {
 		s := &steps[i]
 		at := p.known[s.Workspace]
-		if at == nil || at.Ahead(s) {
-			continue // no budgets, or Redis is further
+		switch {
+		case at == nil: // Redis did not say; a step that is left out would be seen at the next record of the workspace, whenever that comes
+			at = new(plan.Standing)
+			p.known[s.Workspace] = at
+			p.retry(ctx, s, at)
+		case at.Ahead(s) || at.Behind(s):
+		default:
+			if err := p.step(ctx, s, at); err != nil {
+				p.k.met.unreconciled.Inc()
+				p.k.log.Debug("bringing the log into Redis", slog.String("workspace", s.Workspace), slog.Any("error", err))
+				at.Posted = nil
+				p.retry(ctx, s, at)
+			}
 		}
-		if at.Behind(s) {
+		if !at.Ahead(s) && at.Behind(s) {
 			p.k.log.Warn("budgets in Redis stand before what was read; they are installed anew", slog.String("workspace", s.Workspace),
 				slog.Int64("at", at.At), slog.Int64("from", s.From))
 			p.gaps[s.Workspace] = true
 			delete(p.known, s.Workspace)
-			continue
-		}
-		if err := p.step(ctx, s, at); err != nil {
-			p.k.met.unreconciled.Inc()
-			p.k.log.Debug("bringing the log into Redis", slog.String("workspace", s.Workspace), slog.Any("error", err))
-			at.Posted = nil
-			p.retry(ctx, s, at)
 		}
 	}
 }
@@ -250,7 +254,7 @@ func (p *partition) step(ctx context.Context, s *costs.Step, at *plan.Standing) 
 	return nil
 }
 
-// learn asks Redis where the budgets of workspaces stand that are not known yet.
+// learn asks Redis where the budgets of workspaces stand that are not known yet, of all at once.
 func (p *partition) learn(ctx context.Context, steps []costs.Step) {
 	var ids []string
 	for i := range steps {
@@ -263,7 +267,7 @@ func (p *partition) learn(ctx context.Context, steps []costs.Step) {
 	}
 	places, err := p.k.cfg.Redis.Balances.Places(ctx, ids)
 	if err != nil {
-		return // the steps that are left out are a gap, which is seen
+		return // each is asked for again, on its own
 	}
 	for i, id := range ids {
 		p.known[id] = &plan.Standing{Place: places[i]}

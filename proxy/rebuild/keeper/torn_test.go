@@ -117,3 +117,30 @@ func TestBudgetsBeforeWhatIsLeftOfTheLogAreMadeAgain(t *testing.T) {
 	open.end(0)
 	w.await("ws_1", state{epoch: "2", entries: "0", posted: 51, confirmed: 51})
 }
+
+// Redis says nothing of budgets when a keeper begins, and the log has nothing more of the workspace after that: what has ended comes in all the same once Redis answers.
+func TestWhatEndedWhileRedisSaidNothingComesIn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	first, q := w.start(options{}), w.start(options{noKeeper: true})
+	r := q.reserve("ws_1", 600)
+	w.await("ws_1", state{epoch: "1", entries: "1", reserved: 600})
+	first.stopKeeping()
+	must(t, w.rdb[0].Do(t.Context(), "acl", "setuser", "default", "-hmget").Err()) // an office is held without it
+	r.end(100)
+	q.flush()
+	w.start(options{})
+	redistest.Until(t, "a keeper that has asked for the place where it begins, and for that of its first step", func() bool {
+		log, err := w.rdb[0].ACLLog(t.Context(), 100).Result()
+		must(t, err)
+		var denied int64
+		for _, e := range log {
+			if e.Object == "hmget" {
+				denied += e.Count
+			}
+		}
+		return denied >= 2
+	})
+	must(t, w.rdb[0].Do(t.Context(), "acl", "setuser", "default", "+hmget").Err())
+	w.await("ws_1", state{epoch: "1", entries: "0", posted: 100, confirmed: 100})
+}

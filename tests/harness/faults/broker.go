@@ -1,83 +1,60 @@
 package faults
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// brokerChild is set for a child of this program that is a broker: a process of its own can be stopped.
-const brokerChild = "RATEGUARD_FAULTS_BROKER"
-
-// Broker is a Kafka broker in a process of its own.
+// Broker is a Kafka broker in a process of its own, which can be stopped.
 type Broker struct {
-	*Child
+	*Ordered
 	// Address is host:port.
 	Address string
-
-	orders  *os.File
-	answers *bufio.Reader
 }
 
 // StartBroker starts a broker.
 func StartBroker(tb testing.TB) *Broker {
 	tb.Helper()
-	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), os.Args[0])
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		tb.Fatalf("starting a broker: %v", err)
-	}
-	in, orders, err := os.Pipe()
-	if err != nil {
-		tb.Fatalf("starting a broker: %v", err)
-	}
-	cmd.Stdin = in
-	b := &Broker{Child: start(tb, filepath.Join(tb.TempDir(), "broker.log"), []string{brokerChild + "=1"}, cmd), orders: orders, answers: bufio.NewReader(out)}
-	_ = in.Close()
-	tb.Cleanup(func() { _ = orders.Close() })
+	b := &Broker{Ordered: startOrdered(tb, "broker", filepath.Join(tb.TempDir(), "broker.log"), nil)}
 	b.Address = b.answer()
 	return b
 }
 
 // Away breaks all connections to the broker, with what is under way on them, and every new one: unlike a stopped broker, it never gets what was sent to it meanwhile.
-func (b *Broker) Away() { b.tb.Helper(); b.order("away") }
+func (b *Broker) Away() { b.tb.Helper(); b.must("away") }
 
 // Back ends Away.
-func (b *Broker) Back() { b.tb.Helper(); b.order("back") }
+func (b *Broker) Back() { b.tb.Helper(); b.must("back") }
 
-func (b *Broker) order(word string) {
+// Refuse makes the broker refuse for good, as too large, what has a record of a type whose value is longer than that many bytes. Only one type is refused at a time.
+func (b *Broker) Refuse(kind string, above int) {
 	b.tb.Helper()
-	if got := b.ask(word); got != word {
-		b.tb.Fatalf("a broker was ordered %q and answers %q", word, got)
-	}
+	b.must(fmt.Sprintf("refuse %s %d", kind, above))
 }
 
-func (b *Broker) ask(order string) (answer string) {
-	b.tb.Helper()
-	if _, err := fmt.Fprintln(b.orders, order); err != nil {
-		b.tb.Fatalf("ordering a broker: %v", err)
-	}
-	return b.answer()
-}
+// Take ends Refuse.
+func (b *Broker) Take() { b.tb.Helper(); b.must("take") }
 
-func (b *Broker) answer() string {
+// Refused is how many produce requests were refused.
+func (b *Broker) Refused() int {
 	b.tb.Helper()
-	line, err := b.answers.ReadString('\n')
+	n, err := strconv.Atoi(b.order("refused"))
 	if err != nil {
-		b.tb.Fatalf("waiting for a broker: %v", err)
+		b.tb.Fatalf("asking a broker: %v", err)
 	}
-	return strings.TrimSpace(line)
+	return n
 }
 
 // broker is the child: it says its address, and follows orders until there are no more.
@@ -91,19 +68,53 @@ func broker() int {
 		return 1
 	}
 	defer c.Close()
-	h := &holder{cluster: c, waits: map[string]*wait{}}
-	c.ControlKey(int16(kmsg.Produce), h.control)
+	holding, refusing := &holder{waits: map[string]*wait{}}, new(refusals)
+	c.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		produce, ok := r.(*kmsg.ProduceRequest)
+		if !ok || !holding.holds() && !refusing.refuses() {
+			return nil, nil, false
+		}
+		records := produced(c, produce)
+		if answer, refused := refusing.control(produce, records); refused {
+			return answer, nil, true
+		}
+		if w := holding.match(records); w != nil {
+			c.SleepControl(func() { <-w.released })
+		}
+		return nil, nil, false
+	})
 	_, _ = fmt.Println(c.ListenAddrs()[0])
-	for orders := bufio.NewScanner(os.Stdin); orders.Scan(); {
-		switch word, rest, _ := strings.Cut(orders.Text(), " "); word {
+	obey(func(order string) string {
+		switch word, rest, _ := strings.Cut(order, " "); word {
+		case "refuse", "take", "refused":
+			return refusing.follow(word, rest)
 		case "away", "back":
 			l.set(word == "away")
-			_, _ = fmt.Println(word)
+			return word
 		default:
-			_, _ = fmt.Println(h.follow(word, rest))
+			return holding.follow(word, rest)
+		}
+	})
+	return 0
+}
+
+// produced are the records that a client wants to be appended.
+func produced(c *kfake.Cluster, r *kmsg.ProduceRequest) (all []*kgo.Record) {
+	for _, t := range r.Topics {
+		topic := t.Topic
+		if topic == "" { // newer clients name topics by their ids
+			if info := c.TopicIDInfo(t.TopicID); info != nil {
+				topic = info.Topic
+			}
+		}
+		for _, p := range t.Partitions {
+			batches := kmsg.FetchResponseTopicPartition{Partition: p.Partition, RecordBatches: p.Records}
+			read, _ := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{Topic: topic, Partition: p.Partition}, &batches, kgo.DefaultDecompressor(), nil)
+			all = append(all, read.Records...)
 		}
 	}
-	return 0
+	return all
 }
 
 // breakable is a listener whose connections break.

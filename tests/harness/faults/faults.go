@@ -1,5 +1,5 @@
 // Package faults lets the parts around real proxy processes fail as they do in production: a Redis that is wiped, replaced by a replica or isolated, calls to it that come
-// late or never, a broker and proxies that hang or are killed, disks that are lost or come back as they were. Tests name what happens and when; how it is
+// late or never, a broker and proxies that hang or are killed, disks that are full, lost or come back as they were, a provider that keeps everybody waiting. Tests name what happens and when; how it is
 // done stands here, once.
 package faults
 
@@ -15,10 +15,10 @@ import (
 	"github.com/rateguard/rateguard/tests/harness"
 )
 
-// Main is what TestMain of a package that uses these faults calls instead of harness.Main: brokers are children that run this very binary.
+// Main is what TestMain of a package that uses these faults calls instead of harness.Main: some parts are children that run this very binary.
 func Main(m *testing.M) {
-	if os.Getenv(brokerChild) != "" {
-		os.Exit(broker())
+	if role, there := roles[os.Getenv(childRole)]; there {
+		os.Exit(role())
 	}
 	harness.Main(m, removePrograms)
 }

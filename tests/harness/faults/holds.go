@@ -8,9 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/rateguard/rateguard/schemas/envelope"
 	"github.com/rateguard/rateguard/tests/harness"
@@ -39,7 +37,7 @@ func (b *Broker) Hold(w Written) *Hold {
 		b.tb.Fatalf("ordering a broker: %v", err)
 	}
 	h := &Hold{broker: b, order: string(order)}
-	b.order("hold " + h.order)
+	b.must("hold " + h.order)
 	b.tb.Cleanup(h.Release)
 	return h
 }
@@ -58,7 +56,7 @@ func (h *Hold) Await() {
 // caught reports whether the write is there.
 func (h *Hold) caught() bool {
 	h.broker.tb.Helper()
-	caught, err := strconv.ParseBool(h.broker.ask("caught " + h.order))
+	caught, err := strconv.ParseBool(h.broker.order("caught " + h.order))
 	if err != nil {
 		h.broker.tb.Fatalf("asking a broker: %v", err)
 	}
@@ -68,13 +66,11 @@ func (h *Hold) caught() bool {
 // Release lets the write go to the end of the log as it is now, and holds no further one. A second time it does nothing.
 func (h *Hold) Release() {
 	h.broker.tb.Helper()
-	h.once.Do(func() { h.broker.order("release " + h.order) })
+	h.once.Do(func() { h.broker.must("release " + h.order) })
 }
 
 // holder is the side of the broker.
 type holder struct {
-	cluster *kfake.Cluster
-
 	mu    sync.Mutex       // guards waits and what is in them
 	waits map[string]*wait // by their order
 }
@@ -107,38 +103,18 @@ func (h *holder) follow(word, order string) (answer string) {
 	return strings.TrimSpace(word + " " + order)
 }
 
-// control holds a write that somebody waits for.
-func (h *holder) control(r kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // kfake's signature
-	if produce, ok := r.(*kmsg.ProduceRequest); ok {
-		if w := h.match(produce); w != nil {
-			h.cluster.SleepControl(func() { <-w.released })
-		}
-	}
-	return nil, nil, false
+// holds reports whether anything is to be held.
+func (h *holder) holds() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.waits) > 0
 }
 
-func (h *holder) match(r *kmsg.ProduceRequest) *wait {
-	h.mu.Lock()
-	waiting := len(h.waits)
-	h.mu.Unlock()
-	if waiting == 0 {
-		return nil
-	}
-	for _, t := range r.Topics {
-		topic := t.Topic
-		if topic == "" { // newer clients name topics by their ids
-			if info := h.cluster.TopicIDInfo(t.TopicID); info != nil {
-				topic = info.Topic
-			}
-		}
-		for _, p := range t.Partitions {
-			batches := kmsg.FetchResponseTopicPartition{Partition: p.Partition, RecordBatches: p.Records}
-			read, _ := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{Topic: topic, Partition: p.Partition}, &batches, kgo.DefaultDecompressor(), nil)
-			for _, record := range read.Records {
-				if w := h.catch(record); w != nil {
-					return w
-				}
-			}
+// match finds the hold that one of the records is for.
+func (h *holder) match(records []*kgo.Record) *wait {
+	for _, r := range records {
+		if w := h.catch(r); w != nil {
+			return w
 		}
 	}
 	return nil

@@ -27,6 +27,9 @@ type Proxy struct {
 	tb  testing.TB
 	env []string
 	log string
+	// onDisk: its disk can be filled, by orders to the process of now.
+	onDisk  bool
+	ordered *Ordered
 }
 
 // programs are built once for each test binary.
@@ -76,6 +79,15 @@ func removePrograms() error {
 // StartProxy starts a proxy of the system on a folder of its own, with that way to Redis and those further settings, and waits until it is ready.
 func StartProxy(tb testing.TB, s *harness.System, redisURL string, settings ...string) *Proxy {
 	tb.Helper()
+	p := newProxy(tb, s, redisURL, settings)
+	p.Start()
+	p.AwaitReady()
+	return p
+}
+
+// newProxy returns a proxy that was not started yet.
+func newProxy(tb testing.TB, s *harness.System, redisURL string, settings []string) *Proxy {
+	tb.Helper()
 	cfg := s.Config()
 	addr, ops := FreeAddress(tb), FreeAddress(tb)
 	p := &Proxy{tb: tb, URL: "http://" + addr, Ops: "http://" + ops, Dir: tb.TempDir(), log: filepath.Join(tb.TempDir(), "proxy.log")}
@@ -88,14 +100,17 @@ func StartProxy(tb testing.TB, s *harness.System, redisURL string, settings ...s
 			tb.Logf("the proxy at %s:\n%s", p.URL, tail(p.log))
 		}
 	})
-	p.Start()
-	p.AwaitReady()
 	return p
 }
 
 // Start starts it again after it has ended.
 func (p *Proxy) Start() {
 	p.tb.Helper()
+	if p.onDisk {
+		p.ordered = startOrdered(p.tb, "proxy", p.log, p.env)
+		p.Child = p.ordered.Child
+		return
+	}
 	p.Child = start(p.tb, p.log, p.env, exec.CommandContext(context.WithoutCancel(p.tb.Context()), Program(p.tb, "proxy/cmd/rateguard-proxy")))
 }
 
