@@ -43,7 +43,7 @@ func (r *Rebuilder) close(ctx context.Context, c gone) error {
 		return fmt.Errorf("closing producer %s: %w", status.GetProducerId(), err)
 	}
 	shown := new(held)
-	if !lost(status) {
+	if r.roster.LostAt(status.GetProducerId()) == 0 {
 		var err error
 		if shown, err = r.held(ctx, status.GetProducerId(), c.patience); err != nil {
 			return err
@@ -134,7 +134,7 @@ func (r *Rebuilder) append(what closing.Record, unnumbered bool) error {
 func (r *Rebuilder) begin(ctx context.Context, status *rateguardv1.ProducerStatus) error {
 	if !r.roster.Retired(status.GetProducerId()) {
 		status = proto.CloneOf(status) // the reaper's view of the topic is read by others
-		status.ClosingAtUnixUs = time.Now().UnixMicro()
+		status.ClosingAtUnixUs, status.DeclaredLostAtUnixUs = time.Now().UnixMicro(), r.roster.LostAt(status.GetProducerId())
 		if err := r.appendStatus(status); err != nil {
 			return err
 		}

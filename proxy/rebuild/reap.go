@@ -34,7 +34,7 @@ func (r *Rebuilder) reap(ctx context.Context) {
 			clear(watches)
 			continue
 		}
-		gone = append(gone, slices.DeleteFunc(candidates, func(s *rateguardv1.ProducerStatus) bool { return !lost(s) || slices.Contains(gone, s) })...)
+		gone = append(gone, slices.DeleteFunc(candidates, func(s *rateguardv1.ProducerStatus) bool { return s.GetDeclaredLostAtUnixUs() == 0 || slices.Contains(gone, s) })...)
 		for _, status := range gone {
 			if err := r.reapOne(ctx, status); err != nil && ctx.Err() == nil {
 				r.met.failures.Inc()
@@ -54,9 +54,6 @@ func (r *Rebuilder) reapOne(ctx context.Context, status *rateguardv1.ProducerSta
 	}
 	return r.close(ctx, gone{status: status})
 }
-
-// lost reports whether an operator has declared a producer lost.
-func lost(s *rateguardv1.ProducerStatus) bool { return s.GetDeclaredLostAtUnixUs() != 0 }
 
 // gone returns the candidates whose heartbeat did not change for the whole time. An error means that Redis does
 // not answer, which says nothing about anybody.

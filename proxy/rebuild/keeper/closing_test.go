@@ -34,7 +34,7 @@ func wantLedger(t *testing.T, w *world, want map[string]int64) {
 func TestAGrantThatWasNeverOpenedIsReleased(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "ws_1")
-	other := w.start(options{})
+	other := w.start(options{patient: true})
 	p := w.start(options{noKeeper: true})
 	open := p.reserve("ws_1", 200)
 	if _, err := p.admit("ws_1", 500); err != nil {
@@ -275,5 +275,27 @@ func TestAPowerCutAndALossOfRedis(t *testing.T) {
 	w.declareLost(p, cut.ProducerID())
 	p.awaitClosed(cut.ProducerID())
 	p.reserveWhen("ws_1", 700)
+	wantLedger(t, w, map[string]int64{open.id: 300})
+}
+
+// The same where nobody is left to hear of it but the process that has the folder.
+func TestWhoHasTheFolderHearsThatItIsLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "ws_1")
+	cut := w.start(options{noSeals: true})
+	open := cut.reserveWhen("ws_1", 300)
+	cut.flush()
+	cut.kill()
+	cut.powerCut()
+	w.wipe()
+	next := w.start(options{dir: cut.dir})
+	<-next.Announced()
+	if _, err := next.admit("ws_1", 1); !errors.Is(err, epoch.ErrNotInstalled) {
+		t.Fatalf("opened although nobody can know what the disk lost: %v", err)
+	}
+	must(t, next.rebuild.Roster().Sync(t.Context()))
+	w.declareLost(next, cut.ProducerID())
+	next.awaitClosed(cut.ProducerID())
+	next.reserveWhen("ws_1", 700)
 	wantLedger(t, w, map[string]int64{open.id: 300})
 }

@@ -110,6 +110,8 @@ type options struct {
 	eager bool
 	// tornFor is that of its keeper.
 	tornFor time.Duration
+	// patient: it takes nobody for gone, however slow the machine is.
+	patient bool
 }
 
 func (w *world) start(o options) *process {
@@ -135,6 +137,9 @@ func (w *world) start(o options) *process {
 		Spool: s, Kafka: w.kafka, Redis: store.Client(), Gate: p.gate, Log: log,
 		Budgets:   &rebuild.Budgets{Balances: lua.NewBalances(store), Wants: lua.NewWants(store.Client()), Policies: w},
 		Heartbeat: 20 * time.Millisecond, GoneAfter: 400 * time.Millisecond, ReapEvery: 20 * time.Millisecond,
+	}
+	if o.patient {
+		cfg.GoneAfter = time.Hour
 	}
 	if o.noSeals || o.noShip {
 		cfg.Gate = nil

@@ -142,7 +142,7 @@ func TestLeasesAreTakenFromAndGivenBack(t *testing.T) {
 func TestLeasesAreReleasedByWhoHasTheFolder(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "ws_1")
-	w.start(options{})
+	w.start(options{patient: true})
 	p := w.start(options{noKeeper: true})
 	l := p.leaseOf("ws_1", 300)
 	a, b := l.spend(100), l.spend(50)

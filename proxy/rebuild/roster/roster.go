@@ -125,9 +125,13 @@ func (r *Roster) noteStatus(s *rateguardv1.ProducerStatus) {
 		r.closing[id] = time.UnixMicro(us)
 	}
 	if s.GetClosedAtUnixUs() == 0 {
-		if _, closed := r.closed[id]; !closed {
-			r.open[id] = s
+		if _, closed := r.closed[id]; closed {
+			return
 		}
+		if lost := r.open[id].GetDeclaredLostAtUnixUs(); lost != 0 && s.GetDeclaredLostAtUnixUs() == 0 {
+			s.DeclaredLostAtUnixUs = lost // whoever wrote this had not heard of it
+		}
+		r.open[id] = s
 		return
 	}
 	delete(r.open, id)
@@ -151,6 +155,13 @@ func (r *Roster) Closed(id string) bool {
 	defer r.mu.Unlock()
 	_, closed := r.closed[id]
 	return closed
+}
+
+// LostAt returns when an operator declared a producer lost that is not closed, in µs; 0: nobody did.
+func (r *Roster) LostAt(id string) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.open[id].GetDeclaredLostAtUnixUs()
 }
 
 // Retired reports whether somebody began to close a producer: it must admit nothing more.
