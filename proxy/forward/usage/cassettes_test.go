@@ -192,3 +192,18 @@ func TestOverlapIsFoundFromTheTotal(t *testing.T) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
+
+// OpenAI's newer models charge for what they write to their cache unasked, and say how much of the input it was.
+func TestWritesToTheCacheAreRead(t *testing.T) {
+	for api, body := range map[call.API]string{
+		call.OpenAIChat:      `{"usage":{"prompt_tokens":1000,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":100,"cache_write_tokens":700}}}`,
+		call.OpenAIResponses: `{"usage":{"input_tokens":1000,"output_tokens":1,"input_tokens_details":{"cached_tokens":100,"cache_write_tokens":700}}}`,
+	} {
+		m := usage.Meter{API: api}
+		m.Body([]byte(body))
+		want := price.Usage{InputTokens: 1000, CacheReadTokens: 100, CacheWriteTokens: 700, OutputTokens: 1}
+		if got, _ := m.Final(); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+}

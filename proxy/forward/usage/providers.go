@@ -42,6 +42,7 @@ func openAI(to *price.Usage, u gjson.Result) {
 	if to.CacheReadTokens == 0 {
 		to.CacheReadTokens = number(u, "prompt_cache_hit_tokens") // DeepSeek
 	}
+	to.CacheWriteTokens = number(in, "cache_write_tokens")
 	to.InputAudioTokens = number(in, "audio_tokens")
 	to.InputImageTokens = number(in, "image_tokens")
 	to.OutputAudioTokens = number(out, "audio_tokens")
