@@ -146,7 +146,8 @@ type Asked struct {
 	Stream bool
 	// IncludeUsage says that the client itself asked for the usage chunk of a stream.
 	IncludeUsage bool
-	// Unbounded says that the cost is decoupled from the call: batches, fine-tuning, background, realtime.
+	// Unbounded says that nothing bounds the cost: it is decoupled from the call (batches, fine-tuning, background, realtime), or has parts
+	// that no price list tells (service tiers, tools that the provider runs).
 	Unbounded bool
 	// JSON says that the body is valid JSON with an object at its top.
 	JSON bool
