@@ -149,6 +149,8 @@ type Asked struct {
 	// Unbounded says that nothing bounds the cost: it is decoupled from the call (batches, fine-tuning, background, realtime), or has parts
 	// that no price list tells (service tiers, tools that the provider runs).
 	Unbounded bool
+	// Stored says that part of the input is kept by the provider and only named in the body.
+	Stored bool
 	// JSON says that the body is valid JSON with an object at its top.
 	JSON bool
 	// StreamOptions says that the body has stream_options.

@@ -187,10 +187,12 @@ func (r *reader) key(name string, v gjson.Result) {
 		if a.API == call.OpenAICompletions && v.IsArray() {
 			r.prompts = prompts(v)
 		}
-		// A stored prompt is not seen, and may bring its tools.
-		d.HiddenInput, a.Unbounded = d.HiddenInput || v.IsObject(), a.Unbounded || v.IsObject()
+		if v.IsObject() { // a stored prompt may bring its tools
+			d.HiddenInput, a.Stored, a.Unbounded = true, true, true
+		}
 	case watched["previousresponseid"], watched["cachedcontent"], watched["conversation"]:
-		d.HiddenInput = d.HiddenInput || v.Type != gjson.Null
+		a.Stored = a.Stored || v.Type != gjson.Null
+		d.HiddenInput = d.HiddenInput || a.Stored
 	case watched["prediction"]:
 		if v.Type != gjson.Null {
 			d.ExtraOutputTokens += int64(len(v.Raw))

@@ -61,6 +61,7 @@ func (w *walk) key(key string) {
 	}
 	if len(w.lists) == 0 { // what the schemas of tools speak of is no input
 		w.media = w.media || w.isMedia(key) || w.isMedia(value)
+		w.c.Asked.Stored = w.c.Asked.Stored || canonical == "fileid" || canonical == "fileuri"
 		w.modalities = w.modalities || begins(`"`+strings.ToLower(key), modalityMarks)
 	}
 	switch {
