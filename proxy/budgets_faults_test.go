@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -76,9 +77,11 @@ func TestHiddenInputReservesTheContextWindow(t *testing.T) {
 func TestToolsOfTheProviderHaveNoBound(t *testing.T) {
 	t.Parallel()
 	r, _ := budgeted(t, answerJSON(chatAnswer), rigConfig{budgets: []*rateguardv1.Budget{hard("b", usd)}})
-	for _, more := range []string{`"prompt":{"id":"pmpt_1"}`, `"input":"x","tools":[{"type":"mcp","server_url":"https://x"}]`} {
+	for param, more := range map[string]string{
+		"prompt": `"prompt":{"id":"pmpt_1"}`, "tools": `"input":"x","tools":[{"type":"mcp","server_url":"https://x"}]`, "service_tier": `"input":"x","service_tier":"priority"`,
+	} {
 		got := r.post(t, "/v1/responses", `{"model":"gpt-4o-mini","max_output_tokens":1,`+more+`}`)
-		if got.status != http.StatusBadRequest || got.header.Get("X-Rateguard-Error") != "cost_unbounded" {
+		if got.status != http.StatusBadRequest || got.header.Get("X-Rateguard-Error") != "cost_unbounded" || !strings.Contains(got.body, `"param":"`+param+`"`) {
 			t.Errorf("%s: %d %s", more, got.status, got.body)
 		}
 	}

@@ -45,7 +45,9 @@ func declare(c *call.Call, body []byte) {
 	cached := escaped || bytes.Contains(body, cacheControl)
 	d.NoCacheWrite = !cached && a.API == call.AnthropicMessages // others write without being told to
 	d.NoCacheWrite1h = !cached || !escaped && !bytes.Contains(body, oneHour)
-	a.Unbounded = a.Unbounded || d.HiddenInput && widened(c.Request.Header, body)
+	if d.HiddenInput && widened(c.Request.Header, body) {
+		a.Unbound("anthropic-beta")
+	}
 }
 
 // widened reports whether the call asks for a larger context window than the one in the price list, which then bounds nothing.

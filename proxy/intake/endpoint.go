@@ -65,6 +65,8 @@ func classify(d call.Dialect, method, path string) (api call.API, model string, 
 			return call.OpenAIChat, model, false
 		case has("/completions"):
 			return call.OpenAICompletions, model, false
+		case has("/responses/input_tokens"):
+			return call.Free, model, false
 		case has("/responses"):
 			return call.OpenAIResponses, model, false
 		case has("/embeddings"):

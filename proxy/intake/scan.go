@@ -125,6 +125,8 @@ func topLevel(c *call.Call, body []byte) error {
 	d.N *= r.prompts
 	if most := d.MaxOutputTokens; most > 0 && r.thinking >= most { // it is then for a turn of several messages, and the maximum does not hold it
 		d.ExtraOutputTokens += r.thinking
+	} else if r.thinking > 0 {
+		c.Asked.LeastOutput = r.thinking + 1
 	}
 	if c.Asked.Model == "" && c.Asked.API != call.OpenAIImages && c.Asked.API != call.OpenAIAudio && c.Asked.API != call.Other {
 		return &call.Error{Code: call.InvalidRequest, Message: "The request names no model.", Param: "model"}
@@ -172,7 +174,9 @@ func (r *reader) key(name string, v gjson.Result) {
 	case watched["n"], watched["bestof"], watched["candidatecount"]:
 		d.N = max(d.N, r.count(name, v))
 	case watched["background"]:
-		a.Unbounded = a.Unbounded || v.Type != gjson.False && v.Type != gjson.Null
+		if v.Type != gjson.False && v.Type != gjson.Null {
+			a.Unbound(clip(name, 64))
+		}
 	case watched["generationconfig"]:
 		if a.API == call.GeminiGenerate {
 			r.config(v)
@@ -188,7 +192,8 @@ func (r *reader) key(name string, v gjson.Result) {
 			r.prompts = prompts(v)
 		}
 		if v.IsObject() { // a stored prompt may bring its tools
-			d.HiddenInput, a.Stored, a.Unbounded = true, true, true
+			d.HiddenInput, a.Stored = true, true
+			a.Unbound(clip(name, 64))
 		}
 	case watched["previousresponseid"], watched["cachedcontent"], watched["conversation"]:
 		a.Stored = a.Stored || v.Type != gjson.Null
@@ -204,7 +209,9 @@ func (r *reader) key(name string, v gjson.Result) {
 	case watched["tools"]:
 		d.InputTokens += toolPrompt
 	default:
-		a.Unbounded = a.Unbounded || surcharged(r.c, i, v)
+		if surcharged(r.c, i, v) {
+			a.Unbound(clip(name, 64))
+		}
 		if i == watched["searchparameters"] || i == watched["websearchoptions"] {
 			d.WebSearches = price.Unknown
 		}
@@ -286,7 +293,7 @@ func (r *reader) fallbacks(v gjson.Result) {
 	if !v.IsArray() || len(v.Array()) == 0 {
 		return
 	}
-	r.c.Asked.Unbounded = true
+	r.c.Asked.Unbound("models")
 	for _, m := range v.Array() {
 		if !r.c.Key.AllowsModel(m.String()) {
 			r.err = &call.Error{Code: call.ModelNotAllowed, Param: "models"}

@@ -77,10 +77,14 @@ func (w *walk) tool(key, value string) {
 	a := &w.c.Asked
 	switch {
 	case a.API == call.GeminiGenerate:
-		a.Unbounded = a.Unbounded || !slices.Contains(clientKinds, key)
+		if !slices.Contains(clientKinds, key) {
+			a.Unbound("tools")
+		}
 		w.media = w.media || key == "computeruse"
 	case key == "type":
-		a.Unbounded = a.Unbounded || !clientRun(value)
+		if !clientRun(value) {
+			a.Unbound("tools")
+		}
 		w.media = w.media || strings.HasPrefix(value, "computer")
 	}
 }
