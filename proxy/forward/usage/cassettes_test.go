@@ -207,3 +207,14 @@ func TestWritesToTheCacheAreRead(t *testing.T) {
 		}
 	}
 }
+
+// A compaction is a sampling of its own: its tokens are billed, and stand in no total.
+func TestEachSamplingOfAnAnswerCounts(t *testing.T) {
+	m := usage.Meter{API: call.AnthropicMessages}
+	m.Body([]byte(`{"usage":{"input_tokens":23000,"output_tokens":1000,"iterations":[` +
+		`{"type":"compaction","input_tokens":180000,"output_tokens":3500,"cache_read_input_tokens":5},{"type":"message","input_tokens":23000,"output_tokens":1000}]}}`))
+	want := price.Usage{InputTokens: 203_005, CacheReadTokens: 5, OutputTokens: 4500}
+	if got, _ := m.Final(); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}

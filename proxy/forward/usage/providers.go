@@ -90,10 +90,20 @@ func searches(to *price.Usage, output gjson.Result) {
 // stream repeat some fields, cumulative.
 func anthropic(to *price.Usage, u gjson.Result) {
 	fresh := to.InputTokens - to.CacheReadTokens - to.CacheWriteTokens
+	iterations := u.Get("iterations")
 	set := func(field string, n *int64) {
 		if v := u.Get(field); v.Type == gjson.Number {
 			*n = clamp(v.Num)
 		}
+		if !iterations.IsArray() {
+			return
+		}
+		var all int64 // of each sampling; the totals leave out those that only compact
+		iterations.ForEach(func(_, each gjson.Result) bool {
+			all = min(all+clamp(each.Get(field).Num), maxTokens)
+			return true
+		})
+		*n = max(*n, all)
 	}
 	set("input_tokens", &fresh)
 	set("cache_read_input_tokens", &to.CacheReadTokens)
