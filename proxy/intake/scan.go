@@ -212,7 +212,7 @@ func (r *reader) key(name string, v gjson.Result) {
 		if surcharged(r.c, i, v) {
 			a.Unbound(clip(name, 64))
 		}
-		if i == watched["searchparameters"] || i == watched["websearchoptions"] {
+		if v.Type != gjson.Null && (i == watched["searchparameters"] || i == watched["websearchoptions"]) {
 			d.WebSearches = price.Unknown
 		}
 	}
