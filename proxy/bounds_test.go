@@ -257,3 +257,24 @@ func TestWhatTextsSpeakOfIsNotReserved(t *testing.T) {
 		})
 	}
 }
+
+// What has fees of its own is refused under a hard budget only. Elsewhere, where nobody hears what became of it, it costs what is known of it.
+func TestAnUnboundedCallWithoutAnAnswerCostsWhatIsKnown(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		path, more string
+		known      bool
+	}{
+		"tools of another server": {responsesPath, `,"tools":[{"type":"mcp"}]`, true},
+		"web search":              {responsesPath, `,"web_search_options":{}`, false},
+		"nothing is known of it":  {"/v1/batches", ``, false},
+	} {
+		c, err := quoted(t, request{provider: "openai", path: tc.path, body: `{"model":"gpt-4o","max_output_tokens":9,"input":"x"` + tc.more + `}`})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if q := c.Quote; q.Bounded || q.HasUnknown != tc.known || (q.Unknown > 0) != tc.known {
+			t.Errorf("%s: bounded %t, unknown %s (%t)", name, q.Bounded, q.Unknown, q.HasUnknown)
+		}
+	}
+}
