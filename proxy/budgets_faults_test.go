@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -53,7 +54,6 @@ func TestHiddenInputReservesTheContextWindow(t *testing.T) {
 		"a conversation":           {"/v1/responses", `{"model":"gpt-4o-mini","max_output_tokens":1,"input":"x","conversation":"conv_1"}`, true},
 		"a file":                   {"/v1/responses", `{"model":"gpt-4o-mini","max_output_tokens":1,"input":[{"role":"user","content":[{"type":"input_file","file_id":"f"}]}]}`, true},
 		"an address":               {"/v1/chat/completions", `{"model":"gpt-4o-mini","max_tokens":1,"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://x"}}]}]}`, true},
-		"tools of another server":  {"/v1/responses", `{"model":"gpt-4o-mini","max_output_tokens":1,"input":"x","tools":[{"type":"mcp","server_url":"https://x"}]}`, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -73,12 +73,16 @@ func TestHiddenInputReservesTheContextWindow(t *testing.T) {
 	}
 }
 
-// A stored prompt may bring tools that cost by the call: it has no bound.
-func TestAStoredPromptHasNoBound(t *testing.T) {
+// Tools that the provider runs, which a stored prompt may bring too, cost by the call and call the model again and again: they have no bound.
+func TestToolsOfTheProviderHaveNoBound(t *testing.T) {
 	t.Parallel()
 	r, _ := budgeted(t, answerJSON(chatAnswer), rigConfig{budgets: []*rateguardv1.Budget{hard("b", usd)}})
-	got := r.post(t, "/v1/responses", `{"model":"gpt-4o-mini","max_output_tokens":1,"prompt":{"id":"pmpt_1"}}`)
-	if got.status != http.StatusBadRequest || got.header.Get("X-Rateguard-Error") != "cost_unbounded" {
-		t.Errorf("%d %s", got.status, got.body)
+	for param, more := range map[string]string{
+		"prompt": `"prompt":{"id":"pmpt_1"}`, "tools": `"input":"x","tools":[{"type":"mcp","server_url":"https://x"}]`, "service_tier": `"input":"x","service_tier":"priority"`,
+	} {
+		got := r.post(t, "/v1/responses", `{"model":"gpt-4o-mini","max_output_tokens":1,`+more+`}`)
+		if got.status != http.StatusBadRequest || got.header.Get("X-Rateguard-Error") != "cost_unbounded" || !strings.Contains(got.body, `"param":"`+param+`"`) {
+			t.Errorf("%s: %d %s", more, got.status, got.body)
+		}
 	}
 }

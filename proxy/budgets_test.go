@@ -410,6 +410,21 @@ func TestTheMaximumIsLoweredToFit(t *testing.T) {
 	}
 }
 
+// A maximum is not lowered below what the request wants to think, which its provider would refuse.
+func TestTheMaximumStaysAboveTheThoughts(t *testing.T) {
+	t.Parallel()
+	r, _ := budgeted(t, answerJSON(chatAnswer), rigConfig{
+		settings: &rateguardv1.WorkspaceSettings{FitMaxOutputTokens: true}, budgets: []*rateguardv1.Budget{hard("b", 100_000_000)},
+	})
+	body := `{"model":"claude-sonnet-4-6","max_tokens":%d,"thinking":{"type":"enabled","budget_tokens":9000},"messages":[]}`
+	if res := r.post(t, messagesPath, fmt.Sprintf(body, 10_000)); res.status != http.StatusPaymentRequired {
+		t.Errorf("room for 6,600 tokens: %d %s", res.status, res.body)
+	}
+	if res := r.post(t, messagesPath, strings.Replace(fmt.Sprintf(body, 10_000), "9000", "1024", 1)); res.status != http.StatusOK {
+		t.Errorf("thoughts of 1,024 tokens: %d %s", res.status, res.body)
+	}
+}
+
 // A period ends while a request is under way: it is charged to the one in which it was reserved, and the new one begins at zero.
 func TestAPeriodEndsWhileARequestIsUnderWay(t *testing.T) {
 	t.Parallel()

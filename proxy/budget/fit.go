@@ -42,7 +42,7 @@ func (b *Budgets) Fit(c *call.Call, h *Held, d *lua.Decision) bool {
 	// The first that does not fit; the bound never falls while the maximum grows.
 	n := int64(sort.Search(int(min(most, math.MaxInt32)), func(i int) bool { _, ok := fits(int64(i) + 1); return !ok }))
 	bound, ok := fits(n)
-	if n < leastFit || n >= most || !ok {
+	if n < max(leastFit, c.Asked.LeastOutput) || n >= most || !ok {
 		return false
 	}
 	c.Asked.Declared.MaxOutputTokens, c.Asked.Cap = n, n

@@ -61,6 +61,9 @@ func unbounded(c *call.Call) error {
 	if c.Quote.Price == nil && !c.Asked.Unbounded && c.Asked.Model != "" && c.Route.Dialect != call.HTTP {
 		return &call.Error{Code: call.PriceUnknown, Param: "model", Message: fmt.Sprintf("A hard budget applies and the model %q has no price.", short(c.Asked.Model))}
 	}
+	if by := c.Asked.UnboundedBy; by != "" {
+		return &call.Error{Code: call.CostUnbounded, Param: by, Message: fmt.Sprintf("A hard budget applies and the cost of this call has no bound because of %q.", by)}
+	}
 	return call.Fail(call.CostUnbounded, nil)
 }
 

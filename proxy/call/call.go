@@ -146,16 +146,30 @@ type Asked struct {
 	Stream bool
 	// IncludeUsage says that the client itself asked for the usage chunk of a stream.
 	IncludeUsage bool
-	// Unbounded says that the cost is decoupled from the call: batches, fine-tuning, background, realtime.
+	// Unbounded says that nothing bounds the cost: it is decoupled from the call (batches, fine-tuning, background, realtime), or has parts
+	// that no price list tells (service tiers, tools that the provider runs).
 	Unbounded bool
+	// UnboundedBy is the field or header that says so; empty: the endpoint.
+	UnboundedBy string
+	// Stored says that part of the input is kept by the provider and only named in the body.
+	Stored bool
 	// JSON says that the body is valid JSON with an object at its top.
 	JSON bool
 	// StreamOptions says that the body has stream_options.
 	StreamOptions bool
 	// Declared is what bounds the cost of the call.
 	Declared price.Declared
+	// LeastOutput is the smallest maximum of output tokens that the request can be sent with, as it names another number that has to be below; 0: any.
+	LeastOutput int64
 	// Cap is the maximum of output tokens that the request is sent with instead of its own; 0: its own. Writers: quote, then ratelimit.
 	Cap int64
+}
+
+// Unbound notes that nothing bounds the cost because of a field or header of the request.
+func (a *Asked) Unbound(by string) {
+	if !a.Unbounded {
+		a.Unbounded, a.UnboundedBy = true, by
+	}
 }
 
 // TakesCap reports whether the call's body can name a maximum of output tokens.

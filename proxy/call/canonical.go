@@ -29,12 +29,3 @@ func Canonical(key string, room *[MaxCanonical]byte) []byte {
 	}
 	return room[:n]
 }
-
-// IsMaximum reports whether a canonical key names a maximum of output tokens.
-func IsMaximum(canonical []byte) bool {
-	switch string(canonical) {
-	case "maxtokens", "maxcompletiontokens", "maxoutputtokens", "maxtokenstosample":
-		return true
-	}
-	return false
-}

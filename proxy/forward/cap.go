@@ -2,6 +2,7 @@ package forward
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/tidwall/gjson"
@@ -30,15 +31,15 @@ func capOutput(c *call.Call, body []byte) ([]byte, error) {
 		parent += "."
 	}
 	var names []string
+	maxima := call.Maxima(c.Asked.API, c.Route.Provider)
 	object.ForEach(func(k, _ gjson.Result) bool {
-		var room [call.MaxCanonical]byte
-		if call.IsMaximum(call.Canonical(k.Str, &room)) {
+		if slices.Contains(maxima, k.Str) {
 			names = append(names, k.Str)
 		}
 		return true
 	})
 	if len(names) == 0 {
-		names = []string{maximumName(c)}
+		names = maxima[:1]
 	}
 	for _, name := range names {
 		var err error
@@ -47,19 +48,4 @@ func capOutput(c *call.Call, body []byte) ([]byte, error) {
 		}
 	}
 	return body, nil
-}
-
-// maximumName is the field for a body that has none.
-func maximumName(c *call.Call) string {
-	switch c.Asked.API {
-	case call.OpenAIResponses:
-		return "max_output_tokens"
-	case call.GeminiGenerate:
-		return "maxOutputTokens"
-	case call.OpenAIChat:
-		if c.Route.Provider == "openai" {
-			return "max_completion_tokens" // reasoning models of OpenAI refuse the older name, and most others know only that
-		}
-	}
-	return "max_tokens"
 }

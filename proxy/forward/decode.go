@@ -9,25 +9,48 @@ import (
 	"strings"
 )
 
-// tee keeps a copy of what passes, up to a size beyond which it is of no use.
+// tee keeps a copy of what passes; of more than max bytes only the end, where providers put the usage.
 type tee struct {
 	max  int
 	over bool
 	b    []byte
 }
 
+// kept is how much of the end of an answer is kept that is too long.
+const kept = 64 << 10
+
 func (t *tee) add(p []byte) {
-	if t == nil || t.over {
+	if t == nil {
 		return
 	}
-	if len(t.b)+len(p) > t.max {
-		t.over, t.b = true, nil
+	if !t.over && len(t.b)+len(p) > t.max {
+		t.over = true
+		t.b = append(make([]byte, 0, 2*kept), end(t.b)...) // lets go of the rest
+	}
+	if !t.over {
+		t.b = append(t.b, p...)
 		return
+	}
+	p = end(p)
+	if len(t.b)+len(p) > 2*kept {
+		t.b = append(t.b[:0], end(t.b)...)
 	}
 	t.b = append(t.b, p...)
 }
 
-func (t *tee) bytes() []byte { return t.b }
+func end(b []byte) []byte { return b[max(0, len(b)-kept):] }
+
+// measureCopy reads the usage of an answer that passed, as far as it was copied.
+func (t *transfer) measureCopy(c *tee) {
+	switch encoding := t.ex.Get("Content-Encoding"); {
+	case !c.over:
+		t.measure(c.b)
+	case encoding == "" || strings.EqualFold(encoding, "identity"):
+		t.meter.Tail(c.b)
+	default:
+		t.meter.Tail(nil)
+	}
+}
 
 // measure reads the usage of a whole answer; what is compressed is read from a decoded copy.
 func (t *transfer) measure(b []byte) {

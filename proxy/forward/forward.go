@@ -146,9 +146,19 @@ func (f *Forward) settle(c *call.Call, m *usage.Meter) {
 	}
 	if !final {
 		r.Estimated, r.HasUsage = true, true
-		r.Usage = m.Estimate(func() int64 { return call.CountBody(c.Body) })
+		r.Usage = m.Estimate(func() int64 {
+			n := call.CountBody(c.Body)
+			if c.Asked.Stored && q.Price != nil { // what the provider has stored cannot be counted
+				n = max(n, q.Price.ContextWindow())
+			}
+			return n
+		})
 	}
 	if q.Price == nil {
+		return
+	}
+	if m.Unread() && q.Bounded {
+		r.HasCost, r.Cost = true, q.Bound
 		return
 	}
 	cost, err := q.Price.Cost(r.Usage)

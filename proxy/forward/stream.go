@@ -9,7 +9,7 @@ import (
 )
 
 // maxLine is the longest line of a stream that is read for usage; longer ones pass unread.
-const maxLine = 1 << 20
+const maxLine = 16 << 20
 
 // lines cuts a stream of server-sent events into lines. In strip mode it also decides which of them pass.
 type lines struct {

@@ -176,7 +176,7 @@ func (t *transfer) through(already []byte, billable bool) error {
 		copied.add(p)
 		if errors.Is(err, io.EOF) {
 			if copied != nil {
-				t.measure(copied.bytes())
+				t.measureCopy(copied)
 			}
 			t.left()
 			if err := t.end(billable); err != nil {

@@ -48,7 +48,7 @@ func hasDots(escaped string) bool {
 	return strings.IndexByte(escaped, '%') >= 0 // nobody escapes that often without a reason
 }
 
-// classify says which API a path is, and for Gemini the model and whether it streams.
+// classify says which API a path is, the model where the path names it, and for Gemini whether it streams.
 func classify(d call.Dialect, method, path string) (api call.API, model string, stream bool) {
 	if d == call.HTTP {
 		return call.Other, "", false
@@ -59,19 +59,22 @@ func classify(d call.Dialect, method, path string) (api call.API, model string, 
 	has := func(suffix string) bool { return strings.HasSuffix(path, suffix) }
 	switch d {
 	case call.OpenAI:
+		model = deployment(path)
 		switch {
 		case has("/chat/completions"):
-			return call.OpenAIChat, "", false
+			return call.OpenAIChat, model, false
 		case has("/completions"):
-			return call.OpenAICompletions, "", false
+			return call.OpenAICompletions, model, false
+		case has("/responses/input_tokens"):
+			return call.Free, model, false
 		case has("/responses"):
-			return call.OpenAIResponses, "", false
+			return call.OpenAIResponses, model, false
 		case has("/embeddings"):
-			return call.OpenAIEmbeddings, "", false
+			return call.OpenAIEmbeddings, model, false
 		case has("/images/generations"), has("/images/edits"), has("/images/variations"):
-			return call.OpenAIImages, "", false
+			return call.OpenAIImages, model, false
 		case has("/audio/speech"), has("/audio/transcriptions"), has("/audio/translations"):
-			return call.OpenAIAudio, "", false
+			return call.OpenAIAudio, model, false
 		}
 	case call.Anthropic:
 		switch {
@@ -105,6 +108,17 @@ func classify(d call.Dialect, method, path string) (api call.API, model string, 
 	case call.HTTP:
 	}
 	return call.Other, "", false
+}
+
+// deployment returns the model that an OpenAI path names, as Azure's do; what such a body says of its model counts for nothing there.
+func deployment(path string) string {
+	for _, mark := range [...]string{"/deployments/", "/engines/"} {
+		if _, name, ok := strings.Cut(path, mark); ok {
+			name, _, _ = strings.Cut(name, "/")
+			return name
+		}
+	}
+	return ""
 }
 
 // endpointsPerRoute bounds the templates of one route; what comes after them is "/*".

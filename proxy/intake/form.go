@@ -39,7 +39,7 @@ func form(c *call.Call, boundary string) error {
 			return badForm("The form cannot be read.", "")
 		}
 		name := part.FormName()
-		if name == "" || len(part.Header["Content-Disposition"]) != 1 {
+		if name == "" || len(part.Header["Content-Disposition"]) != 1 || namedTwice(part.Header.Get("Content-Disposition")) {
 			return badForm("A part of the form has no name.", "")
 		}
 		i := canonical(name)
@@ -50,6 +50,9 @@ func form(c *call.Call, boundary string) error {
 			return badForm("A field of the form is given twice.", clip(name, 64))
 		}
 		seen[i] = true
+		if part.Header.Get("Content-Transfer-Encoding") != "" { // RFC 7578, 4.7: not to be used, and parsers differ in whether they decode it
+			return badForm("A field of the form is encoded.", clip(name, 64))
+		}
 		value, err := io.ReadAll(io.LimitReader(part, maxField))
 		if err != nil {
 			return badForm("The form cannot be read.", "")
@@ -60,6 +63,12 @@ func form(c *call.Call, boundary string) error {
 	}
 }
 
+// namedTwice reports whether a part has a name in the extended notation, which RFC 7578, 4.2 forbids and some parsers prefer.
+func namedTwice(disposition string) bool {
+	lower := strings.ToLower(disposition)
+	return strings.Count(lower, "name*") > strings.Count(lower, "filename*")
+}
+
 func badForm(message, param string) error {
 	return &call.Error{Code: call.InvalidRequest, Message: message, Param: param}
 }
@@ -67,6 +76,9 @@ func badForm(message, param string) error {
 func formField(c *call.Call, i int, value string) error {
 	switch i {
 	case watched["model"]:
+		if c.Asked.Model != "" {
+			return nil // the path names it, and decides
+		}
 		c.Asked.Model = value
 		return checkModel(&c.Asked.Model)
 	case watched["stream"]:

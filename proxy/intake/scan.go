@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"slices"
+	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
 
@@ -15,7 +17,7 @@ import (
 // maxDepth is how deep a JSON body may nest; the validator recurses, and its stack is not to be the client's to size.
 const maxDepth = 1000
 
-// toolPrompt is what providers put in front of a call that has tools, in tokens.
+// toolPrompt is what providers put in front of a call that has tools, in tokens. A model of xAI has such a prompt always.
 const toolPrompt = 2048
 
 // framing is what a provider adds to each message, in tokens, as a multiple of the body's bytes is already far above it.
@@ -24,11 +26,16 @@ const framing = 64
 // scan reads what the gateway has to know from the body.
 func scan(c *call.Call) error {
 	a := &c.Asked
-	a.Declared = price.Declared{InputTokens: int64(len(c.Body)) + framing, N: 1}
+	a.Declared = price.Declared{InputTokens: inputBound(c), N: 1}
 	if a.API == call.Free {
 		return nil
 	}
 	known := a.API != call.Other
+	if known {
+		if err := asItIs(c.Request.Header); err != nil {
+			return err
+		}
+	}
 	if known && (a.API == call.OpenAIAudio || a.API == call.OpenAIImages) {
 		if boundary, ok := multipartBoundary(c.Request.Header.Get("Content-Type")); ok {
 			a.Declared.HiddenInput = true
@@ -58,13 +65,27 @@ func scan(c *call.Call) error {
 	return nil
 }
 
+// inputBound is what the body can have of tokens. What is no UTF-8 is read as a replacement character for each byte, which has three.
+func inputBound(c *call.Call) int64 {
+	n := int64(len(c.Body))
+	if !utf8.Valid(c.Body) {
+		n *= 3
+	}
+	if c.Route.Provider == "x-ai" {
+		n += toolPrompt
+	}
+	return n + framing
+}
+
 // watched are the keys that decide about cost and routing, in canonical form: lower case without underscores. A body
 // that has one of them twice, in whatever spelling, is refused: providers differ in which one they obey.
 var watched = map[string]int{
 	"model": 0, "stream": 1, "streamoptions": 2, "maxtokens": 3, "maxcompletiontokens": 4, "maxoutputtokens": 5,
-	"maxtokenstosample": 6, "n": 7, "bestof": 8, "background": 9, "generationconfig": 10, "user": 11, "metadata": 12,
+	"n": 7, "bestof": 8, "background": 9, "generationconfig": 10, "user": 11, "metadata": 12,
 	"tools": 13, "prompt": 14, "previousresponseid": 15, "conversation": 16, "cachedcontent": 17, "servicetier": 18,
 	"requests": 19, "candidatecount": 20, "modalities": 21, "responsemodalities": 22, "models": 23,
+	"speed": 24, "inferencegeo": 25, "deferred": 26, "prediction": 27, "thinking": 28, "contextmanagement": 29, "mcpservers": 30,
+	"plugins": 31, "preset": 32, "provider": 33, "fallbacks": 34, "searchparameters": 35, "websearchoptions": 36,
 }
 
 // canonical returns the index of a watched key, -1 for all others.
@@ -81,17 +102,31 @@ type reader struct {
 	c    *call.Call
 	seen uint64
 	err  *call.Error
+	// maxima are the fields that the call's maximum of output tokens may stand in, none in this object where it is nil.
+	maxima []string
+	// prompts is how many of them a completion has, thinking the budget that it has for thoughts.
+	prompts, thinking int64
 }
 
 // topLevel reads the watched keys of the body.
 func topLevel(c *call.Call, body []byte) error {
-	r := reader{c: c}
+	r := reader{c: c, prompts: 1}
+	if c.Asked.API != call.GeminiGenerate {
+		r.maxima = call.Maxima(c.Asked.API, c.Route.Provider)
+	}
 	gjson.ParseBytes(body).ForEach(func(k, v gjson.Result) bool {
 		r.key(k.String(), v)
 		return r.err == nil
 	})
 	if r.err != nil {
 		return r.err
+	}
+	d := &c.Asked.Declared
+	d.N *= r.prompts
+	if most := d.MaxOutputTokens; most > 0 && r.thinking >= most { // it is then for a turn of several messages, and the maximum does not hold it
+		d.ExtraOutputTokens += r.thinking
+	} else if r.thinking > 0 {
+		c.Asked.LeastOutput = r.thinking + 1
 	}
 	if c.Asked.Model == "" && c.Asked.API != call.OpenAIImages && c.Asked.API != call.OpenAIAudio && c.Asked.API != call.Other {
 		return &call.Error{Code: call.InvalidRequest, Message: "The request names no model.", Param: "model"}
@@ -127,38 +162,100 @@ func (r *reader) key(name string, v gjson.Result) {
 		}
 		a.Stream = a.Stream || v.Type == gjson.True
 	case watched["streamoptions"]:
-		a.StreamOptions = true
-		a.IncludeUsage = v.Get("include_usage").Bool()
-	case watched["maxtokens"], watched["maxcompletiontokens"], watched["maxoutputtokens"], watched["maxtokenstosample"]:
+		if name == "stream_options" {
+			a.StreamOptions = true
+			r.streamOptions(v)
+		}
+	case watched["maxtokens"], watched["maxcompletiontokens"], watched["maxoutputtokens"]:
 		// Several of them at once: the largest bounds the answer whichever the provider obeys.
-		d.MaxOutputTokens = max(d.MaxOutputTokens, r.count(name, v))
+		if n := r.count(name, v); slices.Contains(r.maxima, name) {
+			d.MaxOutputTokens = max(d.MaxOutputTokens, n)
+		}
 	case watched["n"], watched["bestof"], watched["candidatecount"]:
 		d.N = max(d.N, r.count(name, v))
 	case watched["background"]:
-		a.Unbounded = a.Unbounded || v.Type != gjson.False && v.Type != gjson.Null
+		if v.Type != gjson.False && v.Type != gjson.Null {
+			a.Unbound(clip(name, 64))
+		}
 	case watched["generationconfig"]:
-		nested := reader{c: r.c}
-		v.ForEach(func(k, v gjson.Result) bool {
-			nested.key(k.String(), v)
-			return nested.err == nil
-		})
-		r.err = nested.err
+		if a.API == call.GeminiGenerate {
+			r.config(v)
+		}
 	case watched["user"]:
 		if v.Type == gjson.String {
 			tag(r.c.Context, "user", v.Str)
 		}
 	case watched["metadata"]:
 		metadata(r.c.Context, v)
-	case watched["prompt"], watched["conversation"]:
-		d.HiddenInput = d.HiddenInput || v.IsObject() || i != watched["prompt"] && v.Type != gjson.Null
-		if v.IsObject() { // a stored prompt may bring its tools
-			d.WebSearches, d.StorageSearches = price.Unknown, price.Unknown
+	case watched["prompt"]:
+		if a.API == call.OpenAICompletions && v.IsArray() {
+			r.prompts = prompts(v)
 		}
-	case watched["previousresponseid"], watched["cachedcontent"]:
-		d.HiddenInput = d.HiddenInput || v.Type != gjson.Null
+		if v.IsObject() { // a stored prompt may bring its tools
+			d.HiddenInput, a.Stored = true, true
+			a.Unbound(clip(name, 64))
+		}
+	case watched["previousresponseid"], watched["cachedcontent"], watched["conversation"]:
+		a.Stored = a.Stored || v.Type != gjson.Null
+		d.HiddenInput = d.HiddenInput || a.Stored
+	case watched["prediction"]:
+		if v.Type != gjson.Null {
+			d.ExtraOutputTokens += int64(len(v.Raw))
+		}
+	case watched["thinking"]:
+		if budget := v.Get("budget_tokens"); a.API == call.AnthropicMessages && budget.Exists() {
+			r.thinking = r.count("thinking.budget_tokens", budget)
+		}
 	case watched["tools"]:
 		d.InputTokens += toolPrompt
+	default:
+		if surcharged(r.c, i, v) {
+			a.Unbound(clip(name, 64))
+		}
+		if v.Type != gjson.Null && (i == watched["searchparameters"] || i == watched["websearchoptions"]) {
+			d.WebSearches = price.Unknown
+		}
 	}
+}
+
+// config reads Gemini's object of settings.
+func (r *reader) config(v gjson.Result) {
+	nested := reader{c: r.c, maxima: call.Maxima(call.GeminiGenerate, r.c.Route.Provider)}
+	v.ForEach(func(k, v gjson.Result) bool {
+		switch canonical(k.String()) {
+		case watched["maxoutputtokens"], watched["candidatecount"]:
+			nested.key(k.String(), v)
+		}
+		return nested.err == nil
+	})
+	r.err = nested.err
+}
+
+// streamOptions reads whether the client asked for the usage. Twice would leave it to the provider which one it obeys, and the answer without usage.
+func (r *reader) streamOptions(v gjson.Result) {
+	given := 0
+	v.ForEach(func(k, v gjson.Result) bool {
+		if k.String() == "include_usage" {
+			given++
+			r.c.Asked.IncludeUsage = v.Type == gjson.True
+		}
+		return true
+	})
+	if given > 1 {
+		r.bad("stream_options.include_usage", "is given twice")
+	}
+}
+
+// prompts counts those of a completion: each string of the list is one, and each list; a list of numbers is one.
+func prompts(v gjson.Result) int64 {
+	n := int64(0)
+	v.ForEach(func(_, each gjson.Result) bool {
+		if each.Type != gjson.Number {
+			n++
+		}
+		return true
+	})
+	return max(1, n)
 }
 
 func (r *reader) model(v gjson.Result) {
@@ -172,8 +269,8 @@ func (r *reader) model(v gjson.Result) {
 		r.err = call.AsError(err)
 		return
 	}
-	if r.c.Dialect == call.Gemini && a.Model != "" {
-		return // the path names it; generateContent bodies may repeat it as "models/<name>"
+	if a.Model != "" {
+		return // the path names it, and decides; generateContent bodies may repeat it as "models/<name>"
 	}
 	a.Model = name
 }
@@ -196,7 +293,7 @@ func (r *reader) fallbacks(v gjson.Result) {
 	if !v.IsArray() || len(v.Array()) == 0 {
 		return
 	}
-	r.c.Asked.Unbounded = true
+	r.c.Asked.Unbound("models")
 	for _, m := range v.Array() {
 		if !r.c.Key.AllowsModel(m.String()) {
 			r.err = &call.Error{Code: call.ModelNotAllowed, Param: "models"}

@@ -83,12 +83,16 @@ func (q *Quote) find(c *call.Call) error {
 		return err
 	}
 	out.Price, out.PriceVersion = &p, p.Version()
-	if c.Asked.Unbounded {
+	if c.Asked.Unbounded && c.Asked.UnboundedBy == "" {
 		return nil
 	}
 	// No bound, for whatever reason, is an answer: what a hard budget makes of it is decided behind. What no store counts is none.
 	if bound, err := p.Bound(c.Asked.Declared); err == nil && bound <= money.MaxCall {
-		out.Bounded, out.Bound = true, bound
+		if c.Asked.Unbounded { // by a field that adds to this
+			out.HasUnknown, out.Unknown = true, bound
+		} else {
+			out.Bounded, out.Bound = true, bound
+		}
 	}
 	return nil
 }
@@ -98,7 +102,7 @@ func (q *Quote) unknown(c *call.Call) {
 	out := &c.Quote
 	switch c.Workspace.UnknownOutcome {
 	case rateguardv1.UnknownOutcome_UNKNOWN_OUTCOME_NONE:
-		out.HasUnknown = out.Price != nil || out.Fixed
+		out.HasUnknown, out.Unknown = out.Price != nil || out.Fixed, 0
 	case rateguardv1.UnknownOutcome_UNKNOWN_OUTCOME_INPUT:
 		if out.Fixed {
 			out.HasUnknown, out.Unknown = true, out.FixedCost
@@ -112,6 +116,8 @@ func (q *Quote) unknown(c *call.Call) {
 			}
 		}
 	case rateguardv1.UnknownOutcome_UNKNOWN_OUTCOME_UNSPECIFIED, rateguardv1.UnknownOutcome_UNKNOWN_OUTCOME_RESERVED:
-		out.HasUnknown, out.Unknown = out.Bounded, out.Bound
+		if out.Bounded {
+			out.HasUnknown, out.Unknown = true, out.Bound
+		}
 	}
 }

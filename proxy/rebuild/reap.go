@@ -34,7 +34,9 @@ func (r *Rebuilder) reap(ctx context.Context) {
 			clear(watches)
 			continue
 		}
-		gone = append(gone, slices.DeleteFunc(candidates, func(s *rateguardv1.ProducerStatus) bool { return s.GetDeclaredLostAtUnixUs() == 0 || slices.Contains(gone, s) })...)
+		gone = append(gone, slices.DeleteFunc(candidates, func(s *rateguardv1.ProducerStatus) bool {
+			return s.GetDeclaredLostAtUnixUs() == 0 || slices.Contains(gone, s)
+		})...)
 		for _, status := range gone {
 			if err := r.reapOne(ctx, status); err != nil && ctx.Err() == nil {
 				r.met.failures.Inc()

@@ -13,6 +13,9 @@ func (p Price) Bound(d Declared) (money.Nano, error) {
 	if err := d.check(); err != nil {
 		return 0, err
 	}
+	if d.WebSearches != 0 && !p.searches() {
+		return 0, fmt.Errorf("bounding web searches of %s, which have no price: %w", p.model, ErrUnbounded)
+	}
 	if p.rates == nil {
 		return 0, nil
 	}
@@ -122,14 +125,28 @@ func (d Declared) excludes(u unit) bool {
 		d.NoCacheWrite1h && k&isCache1h != 0
 }
 
+// searches reports whether a price says what web searches cost: by the search, or with the request.
+func (p Price) searches() bool {
+	if p.rates == nil {
+		return false
+	}
+	for i := range p.rates.list {
+		if u := p.rates.list[i].unit; u == webSearches || u == requests {
+			return true
+		}
+	}
+	return false
+}
+
 // outputBound returns the most output tokens of all choices together.
 func (p Price) outputBound(d Declared) (int64, bool, error) {
 	each := d.MaxOutputTokens
 	if each == 0 {
 		each = p.context
 	}
-	hi, lo := bits.Mul64(uint64(each), uint64(max(d.N, 1))) //nolint:gosec // neither is negative
-	if hi != 0 || lo > 1<<63-1 {
+	hi, lo := bits.Mul64(uint64(each), uint64(max(d.N, 1)))     //nolint:gosec // neither is negative
+	lo, carry := bits.Add64(lo, uint64(d.ExtraOutputTokens), 0) //nolint:gosec // it is not negative
+	if hi != 0 || carry != 0 || lo > 1<<63-1 {
 		return 0, false, fmt.Errorf("bounding output of %s: %w", p.model, money.ErrOverflow)
 	}
 	return int64(lo), each > 0, nil
@@ -143,6 +160,7 @@ func (d Declared) check() error {
 	}{
 		{"input tokens", d.InputTokens, 0},
 		{"max output tokens", d.MaxOutputTokens, 0},
+		{"extra output tokens", d.ExtraOutputTokens, 0},
 		{"choices", d.N, 0},
 		{"requests", d.Requests, 0},
 		{"web searches", d.WebSearches, Unknown},

@@ -57,10 +57,10 @@ func drawDeclared(t *rapid.T) price.Declared {
 	few := rapid.Int64Range(0, 50)
 	return price.Declared{
 		InputTokens: tokens.Draw(t, "input"), HiddenInput: flag("hidden"),
-		MaxOutputTokens: tokens.Draw(t, "max output"), N: rapid.Int64Range(0, 4).Draw(t, "n"),
+		MaxOutputTokens: tokens.Draw(t, "max output"), ExtraOutputTokens: rapid.OneOf(rapid.Just(int64(0)), tokens).Draw(t, "extra output"), N: rapid.Int64Range(0, 4).Draw(t, "n"),
 		TextOnlyInput: flag("text in"), TextOnlyOutput: flag("text out"),
 		NoCacheWrite: flag("no write"), NoCacheWrite1h: flag("no 1h write"),
-		Requests: rapid.Int64Range(0, 3).Draw(t, "requests"), WebSearches: few.Draw(t, "web"), StorageSearches: few.Draw(t, "storage"),
+		Requests: rapid.Int64Range(0, 3).Draw(t, "requests"), WebSearches: rapid.OneOf(rapid.Just(int64(0)), few).Draw(t, "web"), StorageSearches: few.Draw(t, "storage"),
 		AudioMilliseconds: rapid.Int64Range(0, 10_000_000).Draw(t, "audio"),
 		DocumentPages:     few.Draw(t, "pages"), TextMessages: few.Draw(t, "messages"),
 	}
@@ -78,7 +78,7 @@ func drawUsage(t *rapid.T, p price.Price, d price.Declared) price.Usage {
 	}
 	var u price.Usage
 	u.InputTokens = count(t, "input tokens", most)
-	u.OutputTokens = count(t, "output tokens", each*max(d.N, 1))
+	u.OutputTokens = count(t, "output tokens", each*max(d.N, 1)+d.ExtraOutputTokens)
 
 	// Audio, image and video share the input; so do reads and writes of the cache. The overlap of both is drawn so
 	// that what is left of each stays positive.
@@ -159,7 +159,7 @@ func keeps(p price.Price, d price.Declared, u price.Usage) bool {
 	if each == 0 {
 		each = p.ContextWindow()
 	}
-	return u.InputTokens <= most && (u.OutputTokens <= each*max(d.N, 1) || each == 0)
+	return u.InputTokens <= most && (u.OutputTokens <= each*max(d.N, 1)+d.ExtraOutputTokens || each == 0)
 }
 
 func TestBound(t *testing.T) {
@@ -199,10 +199,15 @@ func TestBound(t *testing.T) {
 			"0", price.ErrUnbounded,
 		},
 		{
-			"searches without limit that cost nothing", "groq", "llama-3.3-70b-versatile",
-			price.Declared{InputTokens: 1000, MaxOutputTokens: 1000, WebSearches: price.Unknown},
-			"0.00138", nil,
+			"searches that have no price", "groq", "llama-3.3-70b-versatile",
+			price.Declared{InputTokens: 1000, MaxOutputTokens: 1000, WebSearches: 1},
+			"0", price.ErrUnbounded,
 		},
+		{"searches of a model that is free", "openai", "omni-moderation-latest", price.Declared{WebSearches: price.Unknown}, "0", price.ErrUnbounded},
+		{"searches that the price of the request has", "perplexity", "sonar", price.Declared{MaxOutputTokens: 1, WebSearches: price.Unknown}, "0.012001", nil},
+		{"output beside the maximum", "openai", "gpt-4o", price.Declared{MaxOutputTokens: 100, N: 2, ExtraOutputTokens: 50}, "0.0025", nil},
+		{"extra output overflows", "openai", "gpt-4o", price.Declared{MaxOutputTokens: math.MaxInt64, ExtraOutputTokens: math.MaxInt64}, "0", money.ErrOverflow},
+		{"negative extra output", "openai", "gpt-4o", price.Declared{ExtraOutputTokens: -1}, "0", price.ErrInvalidDeclaration},
 		{"requests", "perplexity", "sonar", price.Declared{MaxOutputTokens: 1}, "0.012001", nil},
 		{"embeddings have no output", "openai", "text-embedding-3-small", price.Declared{InputTokens: 1000}, "0.00002", nil},
 		{"rounds up", "openai", "text-embedding-3-small", price.Declared{InputTokens: 1}, "0.00000002", nil},

@@ -16,6 +16,8 @@ type Declared struct {
 	HiddenInput bool
 	// MaxOutputTokens bounds the output of one choice, reasoning included. 0: not declared, so the context window bounds it.
 	MaxOutputTokens int64
+	// ExtraOutputTokens come on top of that maximum, once for all choices: predicted output that the model rejects, thinking with a budget of its own.
+	ExtraOutputTokens int64
 	// N is the number of choices (n, best_of, candidates); 0 counts as 1.
 	N int64
 
@@ -28,7 +30,8 @@ type Declared struct {
 
 	// Requests is the number of priced requests; 0 counts as 1.
 	Requests int64
-	// Tool uses: 0 says that the call cannot use the tool, Unknown that it may without limit.
+	// Tool uses: 0 says that the call cannot use the tool, Unknown that it may without limit. A model that has no price for web searches
+	// may make none unless it is priced by the request: what they cost is then not known.
 	WebSearches     int64
 	StorageSearches int64
 	// Quantities of models that are priced by them: 0 (not declared) and Unknown leave such a model unbounded.

@@ -28,7 +28,11 @@ func TokenBound(p *Price, d Declared, answers bool) (n int64, known bool) {
 		each = context
 	}
 	hi, output := bits.Mul64(uint64(each), uint64(max(d.N, 1)))
-	if sum := uint64(input) + output; each == 0 || hi != 0 || output > 1<<62 || sum > 1<<62 {
+	if d.ExtraOutputTokens > 1<<61 || output > 1<<61 {
+		return 0, false
+	}
+	output += uint64(d.ExtraOutputTokens) //nolint:gosec // it is not negative
+	if sum := uint64(input) + output; each == 0 || hi != 0 || sum > 1<<62 {
 		return 0, false
 	}
 	return input + int64(output), true

@@ -37,6 +37,8 @@ func TestTheBoundOfTokens(t *testing.T) {
 		{"input and output", &known, price.Declared{InputTokens: 100, MaxOutputTokens: 50}, true, 150, true},
 		{"without a price", nil, price.Declared{InputTokens: 100, MaxOutputTokens: 50}, true, 150, true},
 		{"choices", nil, price.Declared{InputTokens: 100, MaxOutputTokens: 50, N: 4}, true, 300, true},
+		{"output beside the maximum", nil, price.Declared{InputTokens: 100, MaxOutputTokens: 50, N: 4, ExtraOutputTokens: 7}, true, 307, true},
+		{"more extra output than a number holds", nil, price.Declared{MaxOutputTokens: 1, ExtraOutputTokens: math.MaxInt64}, true, 0, false},
 		{"no output at all", nil, price.Declared{InputTokens: 100, MaxOutputTokens: 50, N: 4}, false, 100, true},
 		{"output left open", &known, price.Declared{InputTokens: 100}, true, 100 + window, true},
 		{"output and choices left open", &known, price.Declared{InputTokens: 100, N: 2}, true, 100 + 2*window, true},

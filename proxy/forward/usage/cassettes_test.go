@@ -192,3 +192,29 @@ func TestOverlapIsFoundFromTheTotal(t *testing.T) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
+
+// OpenAI's newer models charge for what they write to their cache unasked, and say how much of the input it was.
+func TestWritesToTheCacheAreRead(t *testing.T) {
+	for api, body := range map[call.API]string{
+		call.OpenAIChat:      `{"usage":{"prompt_tokens":1000,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":100,"cache_write_tokens":700}}}`,
+		call.OpenAIResponses: `{"usage":{"input_tokens":1000,"output_tokens":1,"input_tokens_details":{"cached_tokens":100,"cache_write_tokens":700}}}`,
+	} {
+		m := usage.Meter{API: api}
+		m.Body([]byte(body))
+		want := price.Usage{InputTokens: 1000, CacheReadTokens: 100, CacheWriteTokens: 700, OutputTokens: 1}
+		if got, _ := m.Final(); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+}
+
+// A compaction is a sampling of its own: its tokens are billed, and stand in no total.
+func TestEachSamplingOfAnAnswerCounts(t *testing.T) {
+	m := usage.Meter{API: call.AnthropicMessages}
+	m.Body([]byte(`{"usage":{"input_tokens":23000,"output_tokens":1000,"iterations":[` +
+		`{"type":"compaction","input_tokens":180000,"output_tokens":3500,"cache_read_input_tokens":5},{"type":"message","input_tokens":23000,"output_tokens":1000}]}}`))
+	want := price.Usage{InputTokens: 203_005, CacheReadTokens: 5, OutputTokens: 4500}
+	if got, _ := m.Final(); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}

@@ -18,6 +18,8 @@ type Meter struct {
 	seen  price.Usage
 	some  bool
 	final bool
+	// unread says that the answer was too long to be read.
+	unread bool
 	// text is our own count of the tokens produced.
 	text int64
 	// mould is that of the last chunk of a chat.
@@ -66,6 +68,25 @@ func (m *Meter) Body(body []byte) {
 	}
 	m.text += call.CountBody([]byte(m.produced(doc)))
 }
+
+// Tail reads the end of an answer that is too long to be kept. The last usage in it is the answer's own, as providers write it behind what the
+// model made.
+func (m *Meter) Tail(b []byte) {
+	m.unread = true
+	mark := []byte(`"` + m.field() + `"`)
+	i := bytes.LastIndex(b, mark)
+	if i < 0 {
+		return
+	}
+	after, ok := bytes.CutPrefix(bytes.TrimLeft(b[i+len(mark):], " \t\r\n"), []byte(":"))
+	if u := gjson.GetBytes(append([]byte("["), after...), "0"); ok && u.IsObject() && gjson.Valid(u.Raw) {
+		m.report(u, gjson.Result{})
+		m.final, m.unread = true, false
+	}
+}
+
+// Unread reports whether the answer was too long to be read, so that nobody knows what it used.
+func (m *Meter) Unread() bool { return m.unread }
 
 // field is where the usage stands in an answer.
 func (m *Meter) field() string {

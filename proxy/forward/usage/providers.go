@@ -42,6 +42,7 @@ func openAI(to *price.Usage, u gjson.Result) {
 	if to.CacheReadTokens == 0 {
 		to.CacheReadTokens = number(u, "prompt_cache_hit_tokens") // DeepSeek
 	}
+	to.CacheWriteTokens = number(in, "cache_write_tokens")
 	to.InputAudioTokens = number(in, "audio_tokens")
 	to.InputImageTokens = number(in, "image_tokens")
 	to.OutputAudioTokens = number(out, "audio_tokens")
@@ -89,10 +90,20 @@ func searches(to *price.Usage, output gjson.Result) {
 // stream repeat some fields, cumulative.
 func anthropic(to *price.Usage, u gjson.Result) {
 	fresh := to.InputTokens - to.CacheReadTokens - to.CacheWriteTokens
+	iterations := u.Get("iterations")
 	set := func(field string, n *int64) {
 		if v := u.Get(field); v.Type == gjson.Number {
 			*n = clamp(v.Num)
 		}
+		if !iterations.IsArray() {
+			return
+		}
+		var all int64 // of each sampling; the totals leave out those that only compact
+		iterations.ForEach(func(_, each gjson.Result) bool {
+			all = min(all+clamp(each.Get(field).Num), maxTokens)
+			return true
+		})
+		*n = max(*n, all)
 	}
 	set("input_tokens", &fresh)
 	set("cache_read_input_tokens", &to.CacheReadTokens)
