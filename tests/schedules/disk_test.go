@@ -79,3 +79,12 @@ func (w *world) openUntilRefused(g *faults.Gate, base string) (open []*pending) 
 		open = append(open, p)
 	}
 }
+
+// proxyOnDisk starts a process whose disk can be filled.
+func (w *world) proxyOnDisk(settings ...string) *proxy {
+	w.t.Helper()
+	relay := faults.NewRelay(w.t, w.redis.Addr)
+	p := &proxy{faults.StartProxyOnDisk(w.t, w.system, relay.URL(), settings...), relay}
+	w.proxies = append(w.proxies, p)
+	return p
+}

@@ -9,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rateguard/rateguard/deploy/adminclient"
 	"github.com/rateguard/rateguard/schemas/keyspace"
+	"github.com/rateguard/rateguard/tests/harness"
 	"github.com/rateguard/rateguard/tests/harness/faults"
 )
 
@@ -107,6 +109,14 @@ func (w *world) openMany(g *faults.Gate, n int) (open []*pending) {
 		}
 		open = kept
 	}
+}
+
+// gate keeps the requests for gated waiting at the provider. It is made before the budget is set.
+func (w *world) gate() *faults.Gate {
+	w.t.Helper()
+	g := faults.StartGate(w.t, strings.TrimPrefix(w.system.MockURL, "http://"))
+	w.tenant.Route("gated", adminclient.PutRoute{Provider: "http", BaseURL: g.URL, Cost: &adminclient.Cost{Mode: "per_request", USD: harness.HTTPCostUSD}})
+	return g
 }
 
 // openHere are the reservations and leases that are open in Redis.

@@ -87,23 +87,6 @@ func (w *world) proxy(settings ...string) *proxy {
 	return p
 }
 
-// proxyOnDisk starts a process whose disk can be filled.
-func (w *world) proxyOnDisk(settings ...string) *proxy {
-	w.t.Helper()
-	relay := faults.NewRelay(w.t, w.redis.Addr)
-	p := &proxy{faults.StartProxyOnDisk(w.t, w.system, relay.URL(), settings...), relay}
-	w.proxies = append(w.proxies, p)
-	return p
-}
-
-// gate keeps the requests for gated waiting at the provider. It is made before the budget is set.
-func (w *world) gate() *faults.Gate {
-	w.t.Helper()
-	g := faults.StartGate(w.t, strings.TrimPrefix(w.system.MockURL, "http://"))
-	w.tenant.Route("gated", adminclient.PutRoute{Provider: "http", BaseURL: g.URL, Cost: &adminclient.Cost{Mode: "per_request", USD: harness.HTTPCostUSD}})
-	return g
-}
-
 // patient are settings of a proxy whose decisions may take very long: what is held back for it arrives all the same, and is not refused for its age alone.
 func patient() string { return "RATEGUARD_REDIS_TIMEOUT=3m" }
 
