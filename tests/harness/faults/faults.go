@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -21,6 +22,31 @@ func Main(m *testing.M) {
 		os.Exit(role())
 	}
 	harness.Main(m, removePrograms)
+}
+
+// listen serves the connections to an address of its own, which it returns, until the test ends; stop then breaks those that are open.
+func listen(tb testing.TB, serve func(net.Conn), stop func()) string {
+	tb.Helper()
+	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatalf("listening: %v", err)
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() { serve(c) })
+		}
+	})
+	tb.Cleanup(func() {
+		_ = l.Close()
+		stop()
+		all.Wait()
+	})
+	return l.Addr().String()
 }
 
 // Child is a process that ends with the test, and with the process of the test.

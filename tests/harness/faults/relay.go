@@ -19,8 +19,8 @@ import (
 // Relay is an address in front of Redis servers, as a load balancer or a moved DNS name is: who talks to it does not see which one answers. It passes on command
 // by command and answer by answer, and does to some of them what it is told to.
 type Relay struct {
-	tb       testing.TB
-	listener net.Listener
+	tb   testing.TB
+	addr string
 	// closing ends when the test does: nothing is held back any longer.
 	closing context.Context //nolint:containedctx // it is the relay's own life
 
@@ -67,40 +67,24 @@ type reply struct {
 // NewRelay returns an address that leads to a server.
 func NewRelay(tb testing.TB, target string) *Relay {
 	tb.Helper()
-	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatalf("listening: %v", err)
-	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
-	r := &Relay{tb: tb, listener: l, closing: ctx, target: target, clients: map[net.Conn]bool{}, servers: map[net.Conn]bool{}}
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() { r.serve(c) })
-		}
-	})
-	tb.Cleanup(func() {
-		_ = l.Close()
+	r := &Relay{tb: tb, closing: ctx, target: target, clients: map[net.Conn]bool{}, servers: map[net.Conn]bool{}}
+	r.addr = listen(tb, r.serve, func() {
 		cancel()
 		r.mu.Lock()
+		defer r.mu.Unlock()
 		for c := range r.clients {
 			_ = c.Close()
 		}
 		for c := range r.servers {
 			_ = c.Close()
 		}
-		r.mu.Unlock()
-		all.Wait()
 	})
 	return r
 }
 
 // Addr is host:port.
-func (r *Relay) Addr() string { return r.listener.Addr().String() }
+func (r *Relay) Addr() string { return r.addr }
 
 // URL is the address as proxies take it, where the server asks for no password.
 func (r *Relay) URL() string { return "redis://" + r.Addr() }

@@ -15,9 +15,8 @@ import (
 
 // Valve is a way to a server of any protocol, on which what clients say can be held back.
 type Valve struct {
-	tb       testing.TB
-	listener net.Listener
-	target   string
+	tb           testing.TB
+	addr, target string
 
 	// mu guards what follows.
 	mu sync.Mutex
@@ -32,38 +31,22 @@ type Valve struct {
 // NewValve returns a way to the server at host:port that lets everything pass.
 func NewValve(tb testing.TB, target string) *Valve {
 	tb.Helper()
-	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatalf("listening: %v", err)
-	}
-	v := &Valve{tb: tb, listener: l, target: target, open: make(chan struct{}), conns: map[net.Conn]bool{}}
+	v := &Valve{tb: tb, target: target, open: make(chan struct{}), conns: map[net.Conn]bool{}}
 	close(v.open)
 	ctx := context.WithoutCancel(tb.Context())
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() { v.serve(ctx, c) })
-		}
-	})
-	tb.Cleanup(func() {
-		_ = l.Close()
+	v.addr = listen(tb, func(c net.Conn) { v.serve(ctx, c) }, func() {
 		v.Release()
 		v.mu.Lock()
+		defer v.mu.Unlock()
 		for c := range v.conns {
 			_ = c.Close()
 		}
-		v.mu.Unlock()
-		all.Wait()
 	})
 	return v
 }
 
 // Addr is host:port.
-func (v *Valve) Addr() string { return v.listener.Addr().String() }
+func (v *Valve) Addr() string { return v.addr }
 
 // Hold keeps from the server what a client says from the next text on, until Release.
 func (v *Valve) Hold(text string) {
