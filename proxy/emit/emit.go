@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,7 +19,7 @@ import (
 	"github.com/rateguard/rateguard/topics"
 )
 
-// Log is where events are appended to; *spool.Spool is one. After nil a frame survives a kill -9.
+// Log is where events are appended to; *spool.Spool is one. After nil a frame survives a kill -9. It copies what it keeps of the records.
 type Log interface {
 	AppendOpen(frame ...spool.Record) (spool.Generation, error)
 	AppendEnd(opened spool.Generation, frame ...spool.Record) error
@@ -93,7 +94,9 @@ func (e *Emitter) Open(c *call.Call) error {
 	if c.Lease != nil {
 		c.LeaseID = c.Lease.ID() // its end names it too, when nothing is held of the lease any more
 	}
-	record, err := e.record(c, topics.Costs, headersOpened, opened(c))
+	buf := newBuffer()
+	defer buf.free()
+	record, err := buf.record(c, topics.Costs, headersOpened, opened(c))
 	if err == nil {
 		c.LogGeneration, c.Opened, err = e.appendOpen(c.Workspace.ID, c.Epoch, c.Lease, record)
 	}
@@ -193,12 +196,14 @@ func (e *Emitter) end(c *call.Call) error {
 	if !c.Opened {
 		return e.endRefused(c, now)
 	}
-	row, err := e.record(c, topics.Requests, headersRow, e.row(c, now))
+	buf := newBuffer()
+	defer buf.free()
+	row, err := buf.record(c, topics.Requests, headersRow, e.row(c, now))
 	if err != nil {
 		return err
 	}
 	event, headers := end(c, now)
-	outcome, err := e.record(c, topics.Costs, headers, event)
+	outcome, err := buf.record(c, topics.Costs, headers, event)
 	if err != nil {
 		return err
 	}
@@ -218,7 +223,9 @@ func (e *Emitter) endRefused(c *call.Call, now time.Time) error {
 		e.metrics.counted.Inc()
 		return nil
 	}
-	row, err := e.record(c, topics.Requests, headersRow, e.row(c, now))
+	buf := newBuffer()
+	defer buf.free()
+	row, err := buf.record(c, topics.Requests, headersRow, e.row(c, now))
 	if err != nil {
 		return err
 	}
@@ -234,16 +241,36 @@ func (e *Emitter) endRefused(c *call.Call, now time.Time) error {
 	return err
 }
 
+// buffer is what the records of one frame are encoded into. The log copies them into the frame.
+type buffer struct{ b []byte }
+
+// keptBuffer is the largest buffer that is kept for later frames, in bytes: most take two thousand.
+const keptBuffer = 16 << 10
+
+var buffers = sync.Pool{New: func() any { return new(buffer) }} //nolint:gochecknoglobals // holds nothing
+
+func newBuffer() *buffer { return buffers.Get().(*buffer) } //nolint:forcetypeassert,errcheck // the pool holds nothing else
+
+// free gives the buffer back, once the log has the frame.
+func (buf *buffer) free() {
+	if cap(buf.b) <= keptBuffer {
+		buf.b = buf.b[:0]
+		buffers.Put(buf)
+	}
+}
+
 // record encodes an event. The headers are prepared: they differ only by the trace.
-func (e *Emitter) record(c *call.Call, topic topics.Topic, headers []envelope.Header, event *rateguardv1.Event) (spool.Record, error) {
-	value, err := envelope.Encode(event)
+func (buf *buffer) record(c *call.Call, topic topics.Topic, headers []envelope.Header, event *rateguardv1.Event) (spool.Record, error) {
+	start := len(buf.b)
+	b, err := envelope.AppendEncode(buf.b, event)
 	if err != nil {
 		return spool.Record{}, err
 	}
+	buf.b = b
 	if trace := c.Request.Header["Traceparent"]; len(trace) == 1 && len(trace[0]) <= 64 {
 		headers = append(headers[:len(headers):len(headers)], envelope.Header{Key: envelope.HeaderTraceParent, Value: []byte(trace[0])})
 	}
-	return spool.Record{Topic: topic, Key: workspace(c), Value: value, Headers: headers}, nil
+	return spool.Record{Topic: topic, Key: workspace(c), Value: b[start:len(b):len(b)], Headers: headers}, nil
 }
 
 func workspace(c *call.Call) string { return c.Workspace.ID }

@@ -6,6 +6,7 @@ package envelope
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -47,35 +48,43 @@ type Header struct {
 }
 
 // Encode returns the record value of an event. It sets the schema version. Equal events give equal bytes.
-func Encode(e *rateguardv1.Event) ([]byte, error) {
+func Encode(e *rateguardv1.Event) ([]byte, error) { return AppendEncode(nil, e) }
+
+// AppendEncode appends what Encode returns to b.
+func AppendEncode(b []byte, e *rateguardv1.Event) ([]byte, error) {
 	e.SchemaVersion = SchemaVersion
 	if e.GetBody() == nil {
-		return nil, fmt.Errorf("encoding event %s: %w", e.GetId(), ErrNoBody)
+		return b, fmt.Errorf("encoding event %s: %w", e.GetId(), ErrNoBody)
 	}
-	b, err := marshal(e)
+	next, err := appendMarshal(b, e)
 	if err != nil {
-		return nil, fmt.Errorf("encoding event %s: %w", e.GetId(), err)
+		return b, fmt.Errorf("encoding event %s: %w", e.GetId(), err)
 	}
-	return b, nil
+	return next, nil
 }
 
-// marshal takes generated code for the events of each request: a third of the time. That code knows no order of a map's entries, and does not look whether
+// appendMarshal takes generated code for the events of each request: a third of the time. That code knows no order of a map's entries, and does not look whether
 // text is UTF-8, which whoever takes it from a client has seen to.
-func marshal(e *rateguardv1.Event) ([]byte, error) {
+func appendMarshal(b []byte, e *rateguardv1.Event) ([]byte, error) {
 	var tags map[string]string
-	switch b := e.GetBody().(type) {
+	switch body := e.GetBody().(type) {
 	case *rateguardv1.Event_ReservationOpened:
-		tags = b.ReservationOpened.GetContext().GetTags()
+		tags = body.ReservationOpened.GetContext().GetTags()
 	case *rateguardv1.Event_RequestRecorded:
-		tags = b.RequestRecorded.GetContext().GetTags()
+		tags = body.RequestRecorded.GetContext().GetTags()
 	case *rateguardv1.Event_CostSettled, *rateguardv1.Event_ReservationVoided, *rateguardv1.Event_ReservationExpired:
 	default:
-		return proto.MarshalOptions{Deterministic: true}.Marshal(e)
+		return proto.MarshalOptions{Deterministic: true}.MarshalAppend(b, e)
 	}
 	if len(tags) > 1 {
-		return proto.MarshalOptions{Deterministic: true}.Marshal(e)
+		return proto.MarshalOptions{Deterministic: true}.MarshalAppend(b, e)
 	}
-	return e.MarshalVTStrict()
+	size := e.SizeVT()
+	b = slices.Grow(b, size)
+	if _, err := e.MarshalToSizedBufferVTStrict(b[len(b) : len(b)+size]); err != nil {
+		return nil, err
+	}
+	return b[:len(b)+size], nil
 }
 
 // AppendSequence appends producer id and sequence to an encoded event that has neither.

@@ -62,7 +62,7 @@ func NewAdmissions(tb testing.TB) *Admissions {
 func (s *System) ReadAdmissions(tb testing.TB, workspace string) *Admissions {
 	tb.Helper()
 	a := NewAdmissions(tb)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), 2*time.Minute)
 	defer cancel()
 	err := s.ReadLog(ctx, func(r *kgo.Record) {
 		if e, err := envelope.Decode(r.Value); err == nil && string(r.Key) == workspace {

@@ -52,21 +52,24 @@ func (m *Meter) Body(body []byte) {
 	if m.API == call.Other || m.API == call.Free || len(body) == 0 {
 		return
 	}
-	doc := gjson.ParseBytes(body)
-	if doc.IsArray() { // Gemini streams without SSE: an array of chunks
-		doc.ForEach(func(_, chunk gjson.Result) bool {
+	if b := bytes.TrimLeft(body, " \t\r\n"); len(b) > 0 && b[0] == '[' { // Gemini streams without SSE: an array of chunks
+		gjson.ParseBytes(body).ForEach(func(_, chunk gjson.Result) bool {
 			m.chunk(chunk)
 			return true
 		})
 		m.End()
 		return
 	}
-	if u := doc.Get(m.field()); u.IsObject() {
-		m.report(u, doc)
+	if u := gjson.GetBytes(body, m.field()); u.IsObject() {
+		var output gjson.Result
+		if m.API == call.OpenAIResponses {
+			output = gjson.GetBytes(body, "output")
+		}
+		m.report(u, output)
 		m.final = true
 		return
 	}
-	m.text += call.CountBody([]byte(m.produced(doc)))
+	m.text += call.CountBody([]byte(m.produced(gjson.ParseBytes(body))))
 }
 
 // Tail reads the end of an answer that is too long to be kept. The last usage in it is the answer's own, as providers write it behind what the
@@ -201,7 +204,7 @@ func (m *Meter) openAIEvent(data []byte) (last bool) {
 	case "response.completed", "response.incomplete", "response.failed":
 		response := gjson.GetBytes(data, "response")
 		if u := response.Get("usage"); u.IsObject() {
-			m.report(u, response)
+			m.report(u, response.Get("output"))
 			m.final = true
 		}
 		return true
@@ -256,8 +259,8 @@ func (m *Meter) chunk(doc gjson.Result) {
 	})
 }
 
-// report takes over what the provider says, in the form of its API. doc is the whole answer where there is one.
-func (m *Meter) report(u, doc gjson.Result) {
+// report takes over what the provider says, in the form of its API. output are the items of a response, where there are any.
+func (m *Meter) report(u, output gjson.Result) {
 	if !u.IsObject() {
 		return
 	}
@@ -272,7 +275,7 @@ func (m *Meter) report(u, doc gjson.Result) {
 		if m.API == call.OpenAIImages && m.seen.OutputImageTokens == 0 {
 			m.seen.OutputImageTokens = m.seen.OutputTokens
 		}
-		searches(&m.seen, doc.Get("output"))
+		searches(&m.seen, output)
 	case call.Other, call.Free:
 	}
 	sane(&m.seen)
