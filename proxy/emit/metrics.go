@@ -1,6 +1,7 @@
 package emit
 
 import (
+	"net/http"
 	"strconv"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 // metrics count requests. Labels are bounded: no workspace, no key, no model.
 type metrics struct {
 	requests *prometheus.CounterVec
+	served   prometheus.Counter // of requests: 200 without an error, which is found at once
 	latency  prometheus.Histogram
 	overhead prometheus.Histogram
 	refused  prometheus.Counter
@@ -45,6 +47,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 			Name: "rateguard_proxy_denials_counted_total", Help: "Denied requests that were too many for a row each and were counted.",
 		}),
 	}
+	m.served = m.requests.WithLabelValues("200", "")
 	reg.MustRegister(m.requests, m.latency, m.overhead, m.refused, m.beyond, m.estimate, m.counted)
 	return m
 }
@@ -52,7 +55,11 @@ func newMetrics(reg prometheus.Registerer) metrics {
 func (m *metrics) observe(c *call.Call, now time.Time) {
 	r := &c.Result
 	latency := now.Sub(c.Start)
-	m.requests.WithLabelValues(statusText(r.Status), string(r.ErrorCode)).Inc()
+	if r.Status == http.StatusOK && r.ErrorCode == "" {
+		m.served.Inc()
+	} else {
+		m.requests.WithLabelValues(statusText(r.Status), string(r.ErrorCode)).Inc()
+	}
 	m.latency.Observe(latency.Seconds())
 	m.overhead.Observe(max(0, latency-r.Waited).Seconds())
 	if c.Opened && r.Estimated {
@@ -64,10 +71,7 @@ func (m *metrics) observe(c *call.Call, now time.Time) {
 }
 
 func statusText(status int) string {
-	switch status {
-	case 200:
-		return "200"
-	case 0:
+	if status == 0 {
 		return "none"
 	}
 	if status < 100 || status > 599 {

@@ -27,7 +27,7 @@ type osDisk struct{}
 
 var (
 	_ Disk = osDisk{}
-	_ File = (*os.File)(nil)
+	_ File = segmentFile{}
 )
 
 func (osDisk) Create(path string) (File, error) {
@@ -36,7 +36,7 @@ func (osDisk) Create(path string) (File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("creating segment: %w", err)
 	}
-	return f, nil
+	return segmentFile{f}, nil
 }
 
 func (osDisk) Allocate(path string, size int64) (err error) {

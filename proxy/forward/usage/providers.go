@@ -11,12 +11,10 @@ import (
 // maxTokens is the largest number that is believed. What is above it is nonsense and would overflow sums.
 const maxTokens = 1 << 40
 
-// number returns the first of the fields that is there.
-func number(u gjson.Result, fields ...string) int64 {
-	for _, f := range fields {
-		if v := u.Get(f); v.Type == gjson.Number {
-			return clamp(v.Num)
-		}
+// number returns a field that is a number, 0 for another.
+func number(u gjson.Result, field string) int64 {
+	if v := u.Get(field); v.Type == gjson.Number {
+		return clamp(v.Num)
 	}
 	return 0
 }
@@ -31,43 +29,88 @@ func clamp(f float64) int64 {
 	return int64(f)
 }
 
-// openAI reads the usage objects of chat completions, completions, embeddings (prompt_tokens …) and of responses, images and
-// transcriptions (input_tokens …). Input includes what was cached.
-func openAI(to *price.Usage, u gjson.Result) {
-	to.InputTokens = number(u, "prompt_tokens", "input_tokens")
-	to.OutputTokens = number(u, "completion_tokens", "output_tokens")
-	in := either(u, "prompt_tokens_details", "input_tokens_details", "input_token_details")
-	out := either(u, "completion_tokens_details", "output_tokens_details", "output_token_details")
-	to.CacheReadTokens = number(in, "cached_tokens")
-	if to.CacheReadTokens == 0 {
-		to.CacheReadTokens = number(u, "prompt_cache_hit_tokens") // DeepSeek
-	}
-	to.CacheWriteTokens = number(in, "cache_write_tokens")
-	to.InputAudioTokens = number(in, "audio_tokens")
-	to.InputImageTokens = number(in, "image_tokens")
-	to.OutputAudioTokens = number(out, "audio_tokens")
-	to.OutputImageTokens = number(out, "image_tokens")
-	to.ReasoningTokens = number(out, "reasoning_tokens")
-	if r := to.ReasoningTokens; r > 0 && number(u, "total_tokens") == to.InputTokens+to.OutputTokens+r {
-		to.OutputTokens += r // xAI counts reasoning beside the completion
-	}
-	if s := u.Get("num_search_queries"); s.Exists() { // Perplexity counts thoughts and citations beside the completion
-		to.WebSearches, to.CitationTokens = clamp(s.Num), number(u, "citation_tokens")
-		to.ReasoningTokens = max(to.ReasoningTokens, number(u, "reasoning_tokens"))
-		to.OutputTokens += to.CitationTokens + to.ReasoningTokens
-	}
-	if s := u.Get("seconds"); s.Type == gjson.Number {
-		to.AudioMilliseconds = clamp(s.Num * 1000)
-	}
+// members are those of one object, read once: providers have many names for the same number, and each would be another search.
+type members []member
+
+type member struct {
+	name  string
+	value gjson.Result
 }
 
-func either(u gjson.Result, fields ...string) gjson.Result {
-	for _, f := range fields {
-		if v := u.Get(f); v.IsObject() {
+// usualMembers is more than what the providers' objects have today.
+const usualMembers = 16
+
+// appendMembers appends the members of an object.
+func appendMembers(m members, object gjson.Result) members {
+	if object.IsObject() {
+		object.ForEach(func(name, value gjson.Result) bool {
+			m = append(m, member{name.Str, value})
+			return true
+		})
+	}
+	return m
+}
+
+// get returns the first member of that name.
+func (m members) get(name string) (value gjson.Result, ok bool) {
+	for i := range m {
+		if m[i].name == name {
+			return m[i].value, true
+		}
+	}
+	return gjson.Result{}, false
+}
+
+// number returns the first of the names that is a number.
+func (m members) number(names ...string) int64 {
+	for _, name := range names {
+		if v, ok := m.get(name); ok && v.Type == gjson.Number {
+			return clamp(v.Num)
+		}
+	}
+	return 0
+}
+
+// object returns the first of the names that is an object.
+func (m members) object(names ...string) gjson.Result {
+	for _, name := range names {
+		if v, ok := m.get(name); ok && v.IsObject() {
 			return v
 		}
 	}
 	return gjson.Result{}
+}
+
+// openAI reads the usage objects of chat completions, completions, embeddings (prompt_tokens …) and of responses, images and
+// transcriptions (input_tokens …). Input includes what was cached.
+func openAI(to *price.Usage, usage gjson.Result) {
+	var room, inRoom, outRoom [usualMembers]member
+	u := appendMembers(room[:0], usage)
+	to.InputTokens = u.number("prompt_tokens", "input_tokens")
+	to.OutputTokens = u.number("completion_tokens", "output_tokens")
+	in := appendMembers(inRoom[:0], u.object("prompt_tokens_details", "input_tokens_details", "input_token_details"))
+	out := appendMembers(outRoom[:0], u.object("completion_tokens_details", "output_tokens_details", "output_token_details"))
+	to.CacheReadTokens = in.number("cached_tokens")
+	if to.CacheReadTokens == 0 {
+		to.CacheReadTokens = u.number("prompt_cache_hit_tokens") // DeepSeek
+	}
+	to.CacheWriteTokens = in.number("cache_write_tokens")
+	to.InputAudioTokens = in.number("audio_tokens")
+	to.InputImageTokens = in.number("image_tokens")
+	to.OutputAudioTokens = out.number("audio_tokens")
+	to.OutputImageTokens = out.number("image_tokens")
+	to.ReasoningTokens = out.number("reasoning_tokens")
+	if r := to.ReasoningTokens; r > 0 && u.number("total_tokens") == to.InputTokens+to.OutputTokens+r {
+		to.OutputTokens += r // xAI counts reasoning beside the completion
+	}
+	if s, ok := u.get("num_search_queries"); ok { // Perplexity counts thoughts and citations beside the completion
+		to.WebSearches, to.CitationTokens = clamp(s.Num), u.number("citation_tokens")
+		to.ReasoningTokens = max(to.ReasoningTokens, u.number("reasoning_tokens"))
+		to.OutputTokens += to.CitationTokens + to.ReasoningTokens
+	}
+	if s, _ := u.get("seconds"); s.Type == gjson.Number {
+		to.AudioMilliseconds = clamp(s.Num * 1000)
+	}
 }
 
 // searches counts the calls of paid tools among the output items of a response.
