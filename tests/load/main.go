@@ -25,6 +25,7 @@ type settings struct {
 	out         string
 	duration    time.Duration
 	rounds      int
+	turns       int
 	connections int
 	rate        float64
 	streamRate  float64
@@ -57,6 +58,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&s.out, "out", "", "JSON file of the figures; empty: none")
 	flag.DurationVar(&s.duration, "duration", 4*time.Second, "length of one loop on one target")
 	flag.IntVar(&s.rounds, "rounds", 5, "how often each target has its turn; the medians are reported")
+	flag.IntVar(&s.turns, "turns", 8, "short turns of a target in a round, which share the length of a loop; the processor time is that of the closed loop in them")
 	flag.IntVar(&s.connections, "connections", 32, "connections of the closed loop")
 	flag.Float64Var(&s.rate, "rate", 1000, "requests a second of the open loop")
 	flag.Float64Var(&s.streamRate, "stream-rate", 200, "streams a second of the open loop")

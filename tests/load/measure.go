@@ -15,6 +15,8 @@ type figures struct {
 	// Closed loop.
 	RequestsPerSecond float64 `json:"requests_per_second"`
 	CPUMicroseconds   float64 `json:"cpu_us_per_request"`
+	// CPURatio is the median, over the short turns, of the processor time against that of the floor in the same turn.
+	CPURatio float64 `json:"cpu_ratio"`
 	// Closed loop of streams.
 	StreamCPUMicroseconds float64 `json:"stream_cpu_us_per_request"`
 	// Open loop, from the instant a request was due.
@@ -46,34 +48,47 @@ func measure(ctx context.Context, s settings) error {
 	}
 	defer st.close()
 	all := make([]figures, len(st.targets))
-	samples := make([][]figures, len(st.targets))
 	for i, t := range st.targets {
 		all[i].Target = t.name
 		if err := serves(ctx, t.job(false)); err != nil {
 			return fmt.Errorf("%s: %w", t.name, errors.Join(err, logs(dir)))
 		}
 	}
-	var fsync disk
-	for round := range s.rounds {
-		st.rest()
-		if err := fsync.measure(dir); err != nil {
-			return err
-		}
+	short, long := make(samples, len(st.targets)), make(samples, len(st.targets))
+	turns := func(of samples, turn func(target, settings) (figures, error)) error {
 		for i, t := range st.targets {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
 			st.rest()
-			_, _ = fmt.Fprintf(os.Stderr, "\rround %d of %d: %-30s", round+1, s.rounds, t.name)
-			f, err := t.turn(s)
+			_, _ = fmt.Fprintf(os.Stderr, "\r%-30s", t.name)
+			f, err := turn(t, s)
 			if err != nil {
 				return fmt.Errorf("%s: %w", t.name, errors.Join(err, logs(dir)))
 			}
-			samples[i] = append(samples[i], f)
+			of[i] = append(of[i], f)
+		}
+		return nil
+	}
+	var fsync disk
+	for round := range s.rounds {
+		_, _ = fmt.Fprintf(os.Stderr, "\r%30sround %d of %d", "", round+1, s.rounds)
+		st.rest()
+		if err := fsync.measure(dir); err != nil {
+			return err
+		}
+		for range s.turns {
+			if err := turns(short, target.short); err != nil {
+				return err
+			}
+		}
+		if err := turns(long, target.long); err != nil {
+			return err
 		}
 	}
 	for i, t := range st.targets {
-		all[i].median(samples[i])
+		all[i].short(short[i], short[floorIndex])
+		all[i].long(long[i])
 		r, err := closedLoop(t.job(true), s.connections, time.Minute, s.streams)
 		if err != nil && r.cut == 0 {
 			return fmt.Errorf("%s: %w", t.name, err)
@@ -93,9 +108,13 @@ func (t target) job(stream bool) job {
 	return job{address: t.address, request: prepare(t.address, "/v1/chat/completions", t.key, body), stream: stream}
 }
 
-// turn loads one target once: warm up, closed loop with processor time, open loops.
-func (t target) turn(s settings) (f figures, err error) {
-	if _, err := closedLoop(t.job(false), s.connections, s.duration/8, 1<<40); err != nil {
+// samples are the figures of each target's turns, in their order.
+type samples [][]figures
+
+// short loads one target in a closed loop, after a warm-up, and notes the processor time. The turn is short because the machine's speed drifts within seconds.
+func (t target) short(s settings) (f figures, err error) {
+	length := s.duration / time.Duration(s.turns)
+	if _, err := closedLoop(t.job(false), s.connections, length/4, 1<<40); err != nil {
 		return f, fmt.Errorf("warming up: %w", err)
 	}
 	redis, err := t.store.read()
@@ -103,17 +122,19 @@ func (t target) turn(s settings) (f figures, err error) {
 		return f, err
 	}
 	used := t.process.cpu(t.whole)
-	r, err := closedLoop(t.job(false), s.connections, s.duration, 1<<40)
+	r, err := closedLoop(t.job(false), s.connections, length, 1<<40)
 	if err != nil {
 		return f, fmt.Errorf("closed loop: %w", err)
 	}
-	if err := t.store.compare(&f, redis, r, s); err != nil {
-		return f, err
-	}
-	f.RequestsPerSecond = r.rps()
-	f.CPUMicroseconds = perRequest(t.process.cpu(t.whole)-used, r)
-	used = t.process.cpu(t.whole)
-	if r, err = closedLoop(t.job(true), s.connections, s.duration/2, 1<<40); err != nil && r.cut == 0 {
+	f.RequestsPerSecond, f.CPUMicroseconds = r.rps(), perRequest(t.process.cpu(t.whole)-used, r)
+	return f, t.store.compare(&f, redis, r, s.connections, length/2)
+}
+
+// long loads one target with streams in a closed loop, and in the open loops, whose p99 needs its time.
+func (t target) long(s settings) (f figures, err error) {
+	used := t.process.cpu(t.whole)
+	r, err := closedLoop(t.job(true), s.connections, s.duration/2, 1<<40)
+	if err != nil && r.cut == 0 {
 		return f, fmt.Errorf("closed loop of streams: %w", err)
 	}
 	f.StreamCPUMicroseconds = perRequest(t.process.cpu(t.whole)-used, r)
@@ -132,13 +153,23 @@ func perRequest(cpu time.Duration, r result) float64 {
 	return float64(cpu.Microseconds()) / float64(max(1, r.requests))
 }
 
-func (f *figures) median(all []figures) {
+// short takes the medians of the short turns; floor are those of the floor.
+func (f *figures) short(all, floor []figures) {
 	f.RequestsPerSecond = median(all, func(f figures) float64 { return f.RequestsPerSecond })
 	f.CPUMicroseconds = median(all, func(f figures) float64 { return f.CPUMicroseconds })
-	f.StreamCPUMicroseconds = median(all, func(f figures) float64 { return f.StreamCPUMicroseconds })
 	f.RedisCPUMicroseconds = median(all, func(f figures) float64 { return f.RedisCPUMicroseconds })
 	f.RedisCalls = median(all, func(f figures) float64 { return f.RedisCalls })
 	f.BareScriptCPUMicroseconds = median(all, func(f figures) float64 { return f.BareScriptCPUMicroseconds })
+	paired := make([]figures, len(all))
+	for i := range all {
+		paired[i].CPURatio = all[i].CPUMicroseconds / floor[i].CPUMicroseconds
+	}
+	f.CPURatio = median(paired, func(f figures) float64 { return f.CPURatio })
+}
+
+// long takes the medians of the long turns.
+func (f *figures) long(all []figures) {
+	f.StreamCPUMicroseconds = median(all, func(f figures) float64 { return f.StreamCPUMicroseconds })
 	f.P50 = median(all, func(f figures) time.Duration { return f.P50 })
 	f.P99 = median(all, func(f figures) time.Duration { return f.P99 })
 	f.FirstByteP50 = median(all, func(f figures) time.Duration { return f.FirstByteP50 })

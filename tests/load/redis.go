@@ -59,8 +59,8 @@ func (m *redisMeter) read() (use redisUse, err error) {
 	return use, nil
 }
 
-// compare notes what Redis did for a loop that just ended, and what the bare script costs it at the same rate.
-func (m *redisMeter) compare(f *figures, before redisUse, r result, s settings) error {
+// compare notes what Redis did for a loop that just ended, and what the bare script costs it at the same rate, for so long.
+func (m *redisMeter) compare(f *figures, before redisUse, r result, connections int, duration time.Duration) error {
 	if m == nil {
 		return nil
 	}
@@ -73,7 +73,7 @@ func (m *redisMeter) compare(f *figures, before redisUse, r result, s settings) 
 	if before, err = m.read(); err != nil {
 		return err
 	}
-	ran, err := m.bareScript(r.rps(), s)
+	ran, err := m.bareScript(r.rps(), connections, duration)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (b bare) Eval(ctx context.Context, script *lua.Script, keys []string, args 
 }
 
 // bareScript decides requests with the limits of the strict workspace at the rate, on as many connections as the loop before.
-func (m *redisMeter) bareScript(rate float64, s settings) (ran int64, err error) {
+func (m *redisMeter) bareScript(rate float64, connections int, duration time.Duration) (ran int64, err error) {
 	admissions := lua.NewAdmissions(bare{m.client}, prometheus.NewRegistry())
 	var takes []lua.Take
 	for i, l := range limits(workspaces[1]) {
@@ -110,10 +110,10 @@ func (m *redisMeter) bareScript(rate float64, s settings) (ran int64, err error)
 		takes = append(takes, lua.Take{Limit: &prepared, Bucket: keyspace.Bucket("bare", l.GetId(), []string{"", "key_bare", "gpt-4o-mini"}[i]), Amount: 1})
 	}
 	start := time.Now()
-	total := int64(rate * (s.duration / 2).Seconds())
+	total := int64(rate * duration.Seconds())
 	var next, done atomic.Int64
 	var wg sync.WaitGroup
-	errs := make([]error, s.connections)
+	errs := make([]error, connections)
 	for i := range errs {
 		wg.Go(func() {
 			for n := next.Add(1); n <= total && errs[i] == nil; n = next.Add(1) {
