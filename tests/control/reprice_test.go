@@ -54,11 +54,12 @@ func wantLines(t *testing.T, what string, a answer, want ...string) {
 
 func usd(nano int64) string { return money.Nano(nano).String() }
 
-var from = time.Now().Add(-48 * time.Hour).UTC().Truncate(time.Hour)
+// from is less than the two days back that the table of spend keeps periods of, also for what lies an hour before it.
+var from = time.Now().Add(-44 * time.Hour).UTC().Truncate(time.Hour)
 
-// span is the two days of the tests.
+// span is the time of the tests.
 func span(more map[string]any) map[string]any {
-	body := map[string]any{"from": from.Format(time.RFC3339), "to": from.Add(47 * time.Hour).Format(time.RFC3339), "reason": "a new price list"}
+	body := map[string]any{"from": from.Format(time.RFC3339), "to": from.Add(43 * time.Hour).Format(time.RFC3339), "reason": "a new price list"}
 	for k, v := range more {
 		body[k] = v
 	}
@@ -103,7 +104,7 @@ func TestRepriceCorrectsEachCostOnce(t *testing.T) {
 	changed := map[string]int{}
 	var all []spent
 	for i := range 1300 {
-		one := b.settled([]string{a, other}[i%2], from.Add(time.Duration(b.rng.Int64N(int64(47*time.Hour)))).Truncate(time.Microsecond))
+		one := b.settled([]string{a, other}[i%2], from.Add(time.Duration(b.rng.Int64N(int64(43*time.Hour)))).Truncate(time.Microsecond))
 		cost, _ := costOf(t, catalogue, "gpt-4o", one.at, *one.usage)
 		before[one.ws], after[one.ws] = before[one.ws]+*one.cost, after[one.ws]+cost
 		if cost != *one.cost {
@@ -272,7 +273,7 @@ CREATE TRIGGER again AFTER DELETE ON control.outbox FOR EACH ROW EXECUTE FUNCTIO
 		want := int64(0)
 		var all []spent
 		for range 1200 {
-			one := b.settled(ws, from.Add(time.Duration(b.rng.Int64N(int64(47*time.Hour)))))
+			one := b.settled(ws, from.Add(time.Duration(b.rng.Int64N(int64(43*time.Hour)))))
 			cost, _ := costOf(t, catalogue, "gpt-4o", one.at, *one.usage)
 			want += cost
 			all = append(all, one)
