@@ -11,7 +11,7 @@ import (
 
 // fsyncs asks the kernel for an fsync and waits for it in the network poller. A goroutine in fsync(2) holds a thread for longer than the scheduler lets a system
 // call pass: it takes the processor away, wakes another thread, and looks every 20 µs for more such calls, which at 200 fsyncs a second costs more than they do.
-// The interface is that of Linux' native AIO (io_submit(2)): container runtimes refuse io_uring.
+// The interface is that of Linux' native AIO (io_submit(2)): the usual profiles of container runtimes refuse io_uring.
 type fsyncs struct {
 	mu       sync.Mutex // one at a time; guards all
 	context  uintptr

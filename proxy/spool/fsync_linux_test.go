@@ -81,3 +81,19 @@ func TestAFileWithoutFsync(t *testing.T) {
 		t.Errorf("fsync of a pipe: %v", err)
 	}
 }
+
+// The segments of a spool are synced this way where the kernel has it. Not parallel: what another test syncs would pass for it.
+func TestSegmentsAreSyncedAsynchronously(t *testing.T) {
+	y := processFsyncs()
+	if y == nil {
+		t.Fatal("this machine has no asynchronous fsync")
+	}
+	const untouched = 42
+	y.event.result = untouched
+	if err := newFile(t).Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if y.event.result == untouched {
+		t.Error("fsync(2) did it")
+	}
+}
