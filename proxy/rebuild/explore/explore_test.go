@@ -10,11 +10,16 @@ import (
 var full = os.Getenv("RATEGUARD_EXPLORE_FULL") != ""
 
 // all is how many states of a large configuration are explored where everything is asked for.
-const all = 20_000_000
+const all = 30_000_000
 
 // both is a configuration in which each process may serve one request, of which one fits at its bound.
 func both(name string, f faults) config {
 	return config{name: name, active: [2]int{1, 1}, limit: 15_000, keepers: 1, faults: f}
+}
+
+// four is a configuration in which each process may serve two requests, of which two fit at their bounds.
+func four(name string, f faults) config {
+	return config{name: name, active: [2]int{2, 2}, limit: 25_000, keepers: 1, faults: f}
 }
 
 // leased is a configuration in which one process has a lease, from which as many of its requests take, and the other one a request that no lease leaves room for.
@@ -81,7 +86,10 @@ var configs = []config{
 
 // large are explored in full only where that is asked for.
 var large = []config{
-	{name: "four requests", active: [2]int{2, 2}, limit: 25_000, keepers: 1},
+	four("four requests", faults{}),
+	four("four requests, a crash", faults{crash: 1}),
+	four("four requests, a wipe", faults{wipe: 1}),
+	four("four requests, a failover", faults{failover: 1}),
 	both("a crash, a wipe", faults{crash: 1, wipe: 1}),
 	both("a lost disk, a wipe", faults{lose: 1, wipe: 1}),
 	both("taken for dead, a wipe", faults{zombie: 1, wipe: 1}),
