@@ -17,13 +17,11 @@ type figures struct {
 	CPUMicroseconds   float64 `json:"cpu_us_per_request"`
 	// CPURatio is the median, over the short turns, of the processor time against that of the floor in the same turn.
 	CPURatio float64 `json:"cpu_ratio"`
-	// Closed loop of streams; the ratio is that to the floor.
+	// Closed loop of streams.
 	StreamCPUMicroseconds float64 `json:"stream_cpu_us_per_request"`
-	StreamCPURatio        float64 `json:"stream_cpu_ratio"`
-	// Open loop, from the instant a request was due; what is added to the p99 of the floor.
-	P50   time.Duration `json:"p50_ns"`
-	P99   time.Duration `json:"p99_ns"`
-	Added time.Duration `json:"added_p99_ns"`
+	// Open loop, from the instant a request was due.
+	P50 time.Duration `json:"p50_ns"`
+	P99 time.Duration `json:"p99_ns"`
 	// Open loop of streams, to the first byte of the body.
 	FirstByteP50 time.Duration `json:"stream_first_byte_p50_ns"`
 	FirstByteP99 time.Duration `json:"stream_first_byte_p99_ns"`
@@ -38,38 +36,22 @@ type figures struct {
 	PeakMemory int64 `json:"peak_memory_bytes"`
 }
 
-// measure measures the proxy role, and then all of `rateguard up` with a floor of its own: it is never quite idle, and on two processors the turns of the others
-// would show that, those with the most waits the most.
 func measure(ctx context.Context, s settings) error {
-	var fsync disk
-	all, err := measureStage(ctx, s, &fsync, (*stage).startProxy)
-	if err != nil {
-		return err
-	}
-	up, err := measureStage(ctx, s, &fsync, (*stage).startUp)
-	if err != nil {
-		return err
-	}
-	return report(s, append(all, up[floorIndex+1:]...), &fsync)
-}
-
-// measureStage measures the mock alone, the floor, and what start starts, in turns.
-func measureStage(ctx context.Context, s settings, fsync *disk, start func(*stage, context.Context) error) ([]figures, error) {
 	dir, err := os.MkdirTemp("", "rateguard-load-")
 	if err != nil {
-		return nil, fmt.Errorf("making a folder: %w", err)
+		return fmt.Errorf("making a folder: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	st, err := open(ctx, dir, s.bin, start)
+	st, err := open(ctx, dir, s.bin)
 	if err != nil {
-		return nil, errors.Join(err, logs(dir))
+		return errors.Join(err, logs(dir))
 	}
 	defer st.close()
 	all := make([]figures, len(st.targets))
 	for i, t := range st.targets {
 		all[i].Target = t.name
 		if err := serves(ctx, t.job(false)); err != nil {
-			return nil, fmt.Errorf("%s: %w", t.name, errors.Join(err, logs(dir)))
+			return fmt.Errorf("%s: %w", t.name, errors.Join(err, logs(dir)))
 		}
 	}
 	short, long := make(samples, len(st.targets)), make(samples, len(st.targets))
@@ -88,19 +70,20 @@ func measureStage(ctx context.Context, s settings, fsync *disk, start func(*stag
 		}
 		return nil
 	}
+	var fsync disk
 	for round := range s.rounds {
 		_, _ = fmt.Fprintf(os.Stderr, "\r%30sround %d of %d", "", round+1, s.rounds)
 		st.rest()
 		if err := fsync.measure(dir); err != nil {
-			return nil, err
+			return err
 		}
 		for range s.turns {
 			if err := turns(short, target.short); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		if err := turns(long, target.long); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for i, t := range st.targets {
@@ -108,17 +91,13 @@ func measureStage(ctx context.Context, s settings, fsync *disk, start func(*stag
 		all[i].long(long[i])
 		r, err := closedLoop(t.job(true), s.connections, time.Minute, s.streams)
 		if err != nil && r.cut == 0 {
-			return nil, fmt.Errorf("%s: %w", t.name, err)
+			return fmt.Errorf("%s: %w", t.name, err)
 		}
 		all[i].StreamsCut, all[i].Streams = r.cut, r.requests
 		all[i].PeakMemory = t.process.peakMemory(t.whole)
 	}
-	floor := all[floorIndex]
-	for i := range all {
-		all[i].StreamCPURatio, all[i].Added = all[i].StreamCPUMicroseconds/floor.StreamCPUMicroseconds, all[i].P99-floor.P99
-	}
 	_, _ = fmt.Fprintf(os.Stderr, "\r%50s\r", "")
-	return all, nil
+	return report(s, all, &fsync)
 }
 
 func (t target) job(stream bool) job {

@@ -21,8 +21,8 @@ func report(s settings, all []figures, fsync *disk) error {
 	for _, f := range all {
 		_, _ = fmt.Fprintf(w, "%s\t%.0f\t%.1f\t%.2f\t%.1f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%d of %d\t%d\t\n", f.Target, f.RequestsPerSecond,
 			f.CPUMicroseconds, f.CPURatio,
-			f.StreamCPUMicroseconds, f.StreamCPURatio,
-			short(f.P50), short(f.P99), short(f.Added), short(f.FirstByteP50), short(f.FirstByteP99), f.StreamsCut, f.Streams, f.PeakMemory>>20)
+			f.StreamCPUMicroseconds, f.StreamCPUMicroseconds/all[floorIndex].StreamCPUMicroseconds,
+			short(f.P50), short(f.P99), short(f.P99-all[floorIndex].P99), short(f.FirstByteP50), short(f.FirstByteP99), f.StreamsCut, f.Streams, f.PeakMemory>>20)
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("printing the table: %w", err)
@@ -38,7 +38,7 @@ func report(s settings, all []figures, fsync *disk) error {
 	if err := limited.Flush(); err != nil {
 		return fmt.Errorf("printing the table: %w", err)
 	}
-	_, _ = fmt.Printf("\nmedians of %d rounds, targets in turns; closed loop with %d connections for %s, in %d short turns, CPU × floor the median of their ratios; open loop at %.0f requests/s and %.0f streams/s,\nmeasured from the instant a request was due; %s, %d processors. The floor is the bare ReverseProxy, started anew for rateguard up.\n",
+	_, _ = fmt.Printf("\nmedians of %d rounds, targets in turns; closed loop with %d connections for %s, in %d short turns, CPU × floor the median of their ratios; open loop at %.0f requests/s and %.0f streams/s,\nmeasured from the instant a request was due; %s, %d processors. The floor is the bare ReverseProxy.\n",
 		s.rounds, s.connections, s.duration, s.turns, s.rate, s.streamRate, runtime.Version(), runtime.NumCPU())
 	_, _ = fmt.Printf("added is a p99 less that of the floor; an fsync of %d bytes on the same disk took p50 %s, p99 %s.\n",
 		syncBytes, short(fsync.quantile(0.5)), short(fsync.quantile(0.99)))

@@ -20,11 +20,13 @@ func soak(ctx context.Context, s settings) error {
 		return fmt.Errorf("making a folder: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	st, err := open(ctx, dir, s.bin, (*stage).startProxy)
-	if err != nil {
-		return errors.Join(err, logs(dir))
-	}
+	st := &stage{dir: dir, bin: s.bin}
 	defer st.close()
+	for _, step := range []func(context.Context) error{st.startUpstream, st.startFloor, st.startProxy} {
+		if err := step(ctx); err != nil {
+			return errors.Join(err, logs(dir))
+		}
+	}
 	t := st.targets[len(st.targets)-1]
 	if err := serves(ctx, t.job(false)); err != nil {
 		return errors.Join(err, logs(dir))

@@ -106,7 +106,7 @@ type target struct {
 	store *redisMeter
 }
 
-// stage is everything that runs at one time. Fields are set in order of start.
+// stage is everything that one run of the harness starts. Fields are set in order of start.
 type stage struct {
 	dir      string
 	bin      string
@@ -151,11 +151,11 @@ func (s *stage) processes() map[*process]bool {
 	return all
 }
 
-// open starts the upstream, the floor, and what is compared with it.
-func open(ctx context.Context, dir, bin string, compared func(*stage, context.Context) error) (*stage, error) {
+// open starts the upstream, the floor, the proxy role alone on its own Kafka and Redis, and all of `rateguard up`.
+func open(ctx context.Context, dir, bin string) (*stage, error) {
 	s := &stage{dir: dir, bin: bin}
-	for _, step := range []func(*stage, context.Context) error{(*stage).startUpstream, (*stage).startFloor, compared} {
-		if err := step(s, ctx); err != nil {
+	for _, step := range []func(context.Context) error{s.startUpstream, s.startFloor, s.startProxy, s.startUp} {
+		if err := step(ctx); err != nil {
 			s.close()
 			return nil, err
 		}
