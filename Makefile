@@ -98,7 +98,7 @@ chaos: ## Let proxies, processors, Redis, Kafka and PostgreSQL fail under load f
 	@RATEGUARD_CHAOS_TIME=$${RATEGUARD_CHAOS_TIME:-10m} go test -count=1 -timeout 30m -v ./tests/chaos
 
 .PHONY: explore
-explore: ## Try the accounting protocol in every order of its events, up to 30 million states a configuration (an hour); prints how many
+explore: ## Try the accounting protocol in every order of its events, up to 30 million states a configuration; prints how many
 	@RATEGUARD_EXPLORE_FULL=1 go test -count=1 -timeout 3h -v ./proxy/rebuild/explore
 
 .PHONY: clean
