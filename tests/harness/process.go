@@ -2,7 +2,6 @@ package harness
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/rateguard/rateguard/deploy/adminclient"
+	"github.com/rateguard/rateguard/tests/harness/ports"
 )
 
 const processToken = "process-0123456789abcdef0123456789abcdef"
@@ -43,14 +43,11 @@ func build(tb testing.TB) string {
 func NewProcess(tb testing.TB, st Stores) *Process {
 	tb.Helper()
 	p := &Process{tb: tb, program: build(tb), stores: st, Dir: tb.TempDir()}
-	for i := range p.addresses {
-		l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
-		if err != nil {
-			tb.Fatalf("taking a port: %v", err)
-		}
-		defer func() { _ = l.Close() }()
-		p.addresses[i] = l.Addr().String()
+	addresses, err := ports.Addresses(tb.Context(), len(p.addresses))
+	if err != nil {
+		tb.Fatal(err)
 	}
+	copy(p.addresses[:], addresses)
 	return p
 }
 

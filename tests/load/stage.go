@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -24,6 +23,7 @@ import (
 	rateguardv1 "github.com/rateguard/rateguard/schemas/gen/rateguard/v1"
 	"github.com/rateguard/rateguard/schemas/limit"
 	"github.com/rateguard/rateguard/schemas/secret"
+	"github.com/rateguard/rateguard/tests/harness/ports"
 	"github.com/rateguard/rateguard/topics"
 	"github.com/rateguard/rateguard/topics/provision"
 )
@@ -164,10 +164,11 @@ func open(ctx context.Context, dir, bin string) (*stage, error) {
 }
 
 func (s *stage) startUpstream(ctx context.Context) error {
-	address, err := freeAddress()
+	addresses, err := ports.Addresses(ctx, 1)
 	if err != nil {
 		return err
 	}
+	address := addresses[0]
 	if s.upstream, err = s.self("upstream", address); err != nil {
 		return err
 	}
@@ -176,10 +177,11 @@ func (s *stage) startUpstream(ctx context.Context) error {
 }
 
 func (s *stage) startFloor(ctx context.Context) error {
-	address, err := freeAddress()
+	addresses, err := ports.Addresses(ctx, 1)
 	if err != nil {
 		return err
 	}
+	address := addresses[0]
 	p, err := s.self("floor", address, "http://"+s.targets[0].address)
 	if err != nil {
 		return err
@@ -204,14 +206,11 @@ func (s *stage) startProxy(ctx context.Context) error {
 	if err := publish(ctx, broker.Brokers(), "http://"+s.targets[0].address); err != nil {
 		return err
 	}
-	address, err := freeAddress()
+	addresses, err := ports.Addresses(ctx, 2)
 	if err != nil {
 		return err
 	}
-	ops, err := freeAddress()
-	if err != nil {
-		return err
-	}
+	address, ops := addresses[0], addresses[1]
 	p, err := s.child("proxy", []string{
 		"RATEGUARD_PROXY_ADDR=" + address, "RATEGUARD_OPS_ADDR=" + ops, "RATEGUARD_DATA_DIR=" + filepath.Join(s.dir, "proxy"),
 		"RATEGUARD_SECRET_KEY=" + secretKey, "RATEGUARD_KAFKA_BROKERS=" + broker.Brokers(), "RATEGUARD_REDIS_URL=" + store.URL(),
@@ -236,12 +235,9 @@ func (s *stage) startProxy(ctx context.Context) error {
 
 // startUp starts `rateguard up` with a workspace of its own, made through the admin API as a user would.
 func (s *stage) startUp(ctx context.Context) error {
-	addresses := make([]string, 3)
-	for i := range addresses {
-		var err error
-		if addresses[i], err = freeAddress(); err != nil {
-			return err
-		}
+	addresses, err := ports.Addresses(ctx, 3)
+	if err != nil {
+		return err
 	}
 	data := filepath.Join(s.dir, "up")
 	p, err := s.child("up", []string{
@@ -346,15 +342,6 @@ func get(ctx context.Context, url string) (*http.Response, error) {
 		return nil, err
 	}
 	return http.DefaultClient.Do(request)
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("taking a port: %w", err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String(), nil
 }
 
 // fingerprint names the build in the report.

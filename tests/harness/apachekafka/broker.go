@@ -8,7 +8,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,8 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/rateguard/rateguard/tests/harness/ports"
 )
 
 // Version is the release of Apache Kafka, as in pom.xml.
@@ -42,15 +43,15 @@ func Start(ctx context.Context, dir string) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(ctx, 2)
+	addresses, err := ports.Addresses(ctx, 2)
 	if err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the data folder: %w", err)
 	}
-	b := &Broker{dir: dir, jars: jars, address: fmt.Sprintf("127.0.0.1:%d", ports[0])}
-	if err := b.configure(ports[0], ports[1]); err != nil {
+	b := &Broker{dir: dir, jars: jars, address: addresses[0]}
+	if err := b.configure(addresses[0], addresses[1]); err != nil {
 		return nil, err
 	}
 	format := b.command("kafka.tools.StorageTool", "format", "--standalone", "-t", "cmF0ZWd1YXJkLXRlc3QwMQ", "-c", b.properties())
@@ -120,14 +121,14 @@ func (b *Broker) awaitReady(ctx context.Context) error {
 	return nil
 }
 
-func (b *Broker) configure(client, controller int) error {
+func (b *Broker) configure(client, controller string) error {
 	settings := []string{
 		"process.roles=broker,controller",
 		"node.id=1",
-		fmt.Sprintf("listeners=PLAINTEXT://127.0.0.1:%d,CONTROLLER://127.0.0.1:%d", client, controller),
-		fmt.Sprintf("advertised.listeners=PLAINTEXT://127.0.0.1:%d,CONTROLLER://127.0.0.1:%d", client, controller),
+		fmt.Sprintf("listeners=PLAINTEXT://%s,CONTROLLER://%s", client, controller),
+		fmt.Sprintf("advertised.listeners=PLAINTEXT://%s,CONTROLLER://%s", client, controller),
 		"controller.listener.names=CONTROLLER",
-		fmt.Sprintf("controller.quorum.bootstrap.servers=127.0.0.1:%d", controller),
+		"controller.quorum.bootstrap.servers=" + controller,
 		"log.dirs=" + filepath.Join(b.dir, "data"),
 		"offsets.topic.replication.factor=1",
 		"offsets.topic.num.partitions=4",
@@ -196,18 +197,4 @@ func fetch(ctx context.Context) (string, error) {
 		}
 	}
 	return jars, nil
-}
-
-// freePorts takes all ports at once: taken one by one, the kernel may give the same one twice.
-func freePorts(ctx context.Context, n int) ([]int, error) {
-	ports := make([]int, n)
-	for i := range ports {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("taking a port: %w", err)
-		}
-		defer func() { _ = l.Close() }()
-		ports[i] = l.Addr().(*net.TCPAddr).Port //nolint:errcheck // a TCP listener has a TCP address
-	}
-	return ports, nil
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/rateguard/rateguard/tests/harness"
+	"github.com/rateguard/rateguard/tests/harness/ports"
 )
 
 // Main is what TestMain of a package that uses these faults calls instead of harness.Main: some parts are children that run this very binary.
@@ -113,12 +114,11 @@ func (c *Child) signal(s syscall.Signal) {
 // FreeAddress returns an address of this machine that nobody listens at.
 func FreeAddress(tb testing.TB) string {
 	tb.Helper()
-	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
+	addresses, err := ports.Addresses(tb.Context(), 1)
 	if err != nil {
-		tb.Fatalf("taking a port: %v", err)
+		tb.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return addresses[0]
 }
 
 // tail is the end of a file, for messages.
