@@ -35,7 +35,7 @@ type cluster struct {
 }
 
 func newShard(name string, client *redis.Client) *shard {
-	sh := &shard{name: name, client: client}
+	sh := &shard{name: name, client: client, line: line{client: client}}
 	client.AddHook(dialHook{sh})
 	return sh
 }

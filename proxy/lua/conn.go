@@ -104,6 +104,7 @@ var (
 type shard struct {
 	name    string
 	client  *redis.Client // nil for the cluster's map of slots
+	line    line
 	clock   clock
 	breaker breaker
 	// conns is the life of the connections; one more retires all that are idle.

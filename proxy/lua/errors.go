@@ -112,7 +112,7 @@ func code(err error) string {
 }
 
 // unavailable turns the error of a command into what Eval returns.
-func (c command) unavailable(shard string, err error, written bool) error {
+func (c *command) unavailable(shard string, err error, written bool) error {
 	u := &UnavailableError{Shard: shard, MayHaveRun: written, Err: err}
 	var reply redis.Error
 	var dial *dialError

@@ -23,8 +23,8 @@ var probeSource string
 
 var probeScript = NewScript(probeSource)
 
-// report takes the result of a call to a shard. Not every failure is the shard's.
-func (s *Store) report(ctx context.Context, sh *shard, life uint64, key string, err error) {
+// report takes the result of a call to a shard. Not every failure is the shard's, and a round trip's result counts once.
+func (s *Store) report(ctx context.Context, sh *shard, life uint64, c *command, err error) {
 	var cause Reason
 	var u *UnavailableError
 	if errors.As(err, &u) {
@@ -33,6 +33,9 @@ func (s *Store) report(ctx context.Context, sh *shard, life uint64, key string, 
 			return
 		}
 	}
+	if c.trip != nil && c.trip.told.Swap(true) {
+		return
+	}
 	var opened bool
 	if cause == ReasonClock {
 		opened = sh.breaker.force(life, cause)
@@ -40,7 +43,7 @@ func (s *Store) report(ctx context.Context, sh *shard, life uint64, key string, 
 		opened = sh.breaker.report(life, time.Now(), cause)
 	}
 	if opened {
-		s.opened(context.WithoutCancel(ctx), sh, key, cause)
+		s.opened(context.WithoutCancel(ctx), sh, c.keys[0], cause)
 	}
 }
 
@@ -104,7 +107,7 @@ func (s *Store) probe(ctx context.Context, sh *shard, key string) bool {
 		}
 		target += ":{" + slotTag(key) + "}"
 	}
-	c := command{script: probeScript, keys: []string{target}, args: []any{probeTTL.Milliseconds()}}
+	c := &command{script: probeScript, keys: []string{target}, args: []any{probeTTL.Milliseconds()}}
 	_, err := s.call(own, sh, c)
 	if err == nil {
 		return true

@@ -1,8 +1,10 @@
 package lua
 
 import (
+	"bytes"
 	"crypto/sha1" //nolint:gosec // Redis names scripts by their SHA-1
 	"encoding/hex"
+	"sync/atomic"
 	"time"
 )
 
@@ -42,12 +44,31 @@ func (s *Script) Source() string { return string(s.source) }
 // wire is an argument that notes when it is written. The client writes a command only once it holds a usable
 // connection, so what was never written has never run, whatever error came back.
 type wire struct {
-	text    []byte
-	written bool
+	text  []byte
+	state atomic.Int32
 }
+
+// The states of a wire.
+const (
+	wireWaits int32 = iota
+	wireWritten
+	wireAbandoned
+)
+
+// nothing is what is written for a call that nobody waits for any more: no script has that name, nor is it a script.
+var nothing = bytes.Repeat([]byte("0"), 2*sha1.Size)
 
 // MarshalBinary implements encoding.BinaryMarshaler.
 func (w *wire) MarshalBinary() ([]byte, error) {
-	w.written = true
-	return w.text, nil
+	if w.state.CompareAndSwap(wireWaits, wireWritten) || w.written() {
+		return w.text, nil
+	}
+	return nothing, nil
+}
+
+func (w *wire) written() bool { return w.state.Load() == wireWritten }
+
+// abandon keeps the call from running, if it is not written yet; written says whether it was.
+func (w *wire) abandon() (written bool) {
+	return !w.state.CompareAndSwap(wireWaits, wireAbandoned) && w.written()
 }

@@ -149,7 +149,7 @@ func (s *Store) eval(ctx context.Context, script *Script, keys []string, args fu
 	timeout := max(s.cfg.Timeout, script.timeout)
 	own, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	c := command{script: script, keys: keys}
+	c := &command{script: script, keys: keys}
 	if by, ok := ctx.Deadline(); ok {
 		c.short = time.Until(by) < s.cfg.Timeout
 	}
@@ -177,7 +177,7 @@ func (s *Store) eval(ctx context.Context, script *Script, keys []string, args fu
 				continue
 			}
 		}
-		s.report(ctx, sh, life, keys[0], err)
+		s.report(ctx, sh, life, c, err)
 		return reply, err
 	}
 }
@@ -191,10 +191,12 @@ type command struct {
 	asking bool
 	// short: the caller gave less time than a decision may take, so that a timeout says nothing about the server.
 	short bool
+	// trip is the last round trip that took it, nil before.
+	trip *trip
 }
 
 // route finds the shard of the command's first key.
-func (s *Store) route(ctx context.Context, c command) (*shard, error) {
+func (s *Store) route(ctx context.Context, c *command) (*shard, error) {
 	if s.cluster == nil {
 		return s.one, nil
 	}
@@ -207,12 +209,12 @@ func (s *Store) route(ctx context.Context, c command) (*shard, error) {
 	if err != nil {
 		err = c.unavailable(slots.name, err, false)
 	}
-	s.report(ctx, slots, life, c.keys[0], err)
+	s.report(ctx, slots, life, c, err)
 	return sh, err
 }
 
 // now returns the shard's clock, asking for it where it is not known.
-func (s *Store) now(own context.Context, sh *shard, c command) (Times, error) {
+func (s *Store) now(own context.Context, sh *shard, c *command) (Times, error) {
 	now := time.Now()
 	us := sh.clock.estimate(now)
 	if us == 0 {
@@ -222,7 +224,7 @@ func (s *Store) now(own context.Context, sh *shard, c command) (Times, error) {
 			sent := time.Now()
 			t, err := sh.client.Time(ctx).Result()
 			if err != nil {
-				return nil, command{}.unavailable(sh.name, err, false)
+				return nil, (&command{}).unavailable(sh.name, err, false)
 			}
 			return nil, s.observe(sh, sample{t.UnixMicro(), sent, time.Now()}, false)
 		})
@@ -244,7 +246,7 @@ func (s *Store) now(own context.Context, sh *shard, c command) (Times, error) {
 }
 
 // call sends the script by its name, and by its source where Redis answers that it does not know the name.
-func (s *Store) call(own context.Context, sh *shard, c command) (Reply, error) {
+func (s *Store) call(own context.Context, sh *shard, c *command) (Reply, error) {
 	values, at, err := s.send(own, sh, c, "evalsha", c.script.sha)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
 		values, at, err = s.send(own, sh, c, "eval", c.script.source)
@@ -270,8 +272,8 @@ func (s *Store) call(own context.Context, sh *shard, c command) (Reply, error) {
 	return Reply{Values: values, RedisUS: us, Received: at.received, Shard: sh.name}, nil
 }
 
-// send makes one round trip.
-func (s *Store) send(own context.Context, sh *shard, c command, name string, text []byte) ([]any, sample, error) {
+// send makes one round trip, together with others' calls.
+func (s *Store) send(own context.Context, sh *shard, c *command, name string, text []byte) ([]any, sample, error) {
 	mark := &wire{text: text}
 	line := make([]any, 0, 3+len(c.keys)+len(c.args))
 	line = append(line, name, mark, len(c.keys))
@@ -279,21 +281,36 @@ func (s *Store) send(own context.Context, sh *shard, c command, name string, tex
 		line = append(line, k)
 	}
 	cmd := redis.NewCmd(own, append(line, c.args...)...)
-	at := sample{sent: time.Now()}
 	if c.asking {
-		pipe := sh.client.Pipeline()
-		_ = pipe.Process(own, redis.NewStatusCmd(own, "asking"))
-		_ = pipe.Process(own, cmd)
-		if _, err := pipe.Exec(own); err != nil && cmd.Err() == nil {
-			cmd.SetErr(err)
-		}
-	} else {
-		_ = sh.client.Process(own, cmd)
+		return s.ask(own, sh, c, cmd, mark)
+	}
+	by, _ := own.Deadline()
+	var first bool
+	if c.trip, first = sh.line.join(cmd, by); first {
+		sh.line.travel(own, c.trip)
+	}
+	if !c.trip.wait(own) {
+		return nil, sample{}, c.unavailable(sh.name, own.Err(), mark.abandon())
+	}
+	values, err := cmd.Slice()
+	if err != nil {
+		return nil, sample{}, c.unavailable(sh.name, err, mark.written())
+	}
+	return values, sample{sent: c.trip.sent, received: c.trip.received}, nil
+}
+
+// ask makes a round trip to a server that is about to own the slot.
+func (s *Store) ask(own context.Context, sh *shard, c *command, cmd *redis.Cmd, mark *wire) ([]any, sample, error) {
+	pipe := sh.client.Pipeline()
+	_ = pipe.BatchProcess(own, redis.NewStatusCmd(own, "asking"), cmd)
+	at := sample{sent: time.Now()}
+	if _, err := pipe.Exec(own); err != nil && cmd.Err() == nil {
+		cmd.SetErr(err)
 	}
 	at.received = time.Now()
 	values, err := cmd.Slice()
 	if err != nil {
-		return nil, at, c.unavailable(sh.name, err, mark.written)
+		return nil, sample{}, c.unavailable(sh.name, err, mark.written())
 	}
 	return values, at, nil
 }
