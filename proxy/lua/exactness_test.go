@@ -22,7 +22,7 @@ import (
 // admissions is one proxy's way to a Redis. A decision waits for its connection as long as for its answer: hundreds are made at once.
 func admissions(tb testing.TB, url string) *lua.Admissions {
 	tb.Helper()
-	return lua.NewAdmissions(openStore(tb, lua.StoreConfig{URL: url + "?dial_timeout=1m", Timeout: patient}), prometheus.NewRegistry())
+	return lua.NewAdmissions(openStore(tb, lua.StoreConfig{URL: url, Timeout: patient}), prometheus.NewRegistry())
 }
 
 // prepared returns a valid limit as the scripts take it.
