@@ -107,7 +107,8 @@ func (s *Store) probe(ctx context.Context, sh *shard, key string) bool {
 		}
 		target += ":{" + slotTag(key) + "}"
 	}
-	c := &command{script: probeScript, keys: []string{target}, args: []any{probeTTL.Milliseconds()}}
+	c := &command{script: probeScript, keys: []string{target}, args: []any{probeTTL.Milliseconds()}, end: s.ends.next(s.cfg.Timeout)}
+	c.by = c.end.by
 	_, err := s.call(own, sh, c)
 	if err == nil {
 		return true

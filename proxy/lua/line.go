@@ -10,12 +10,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-const (
-	// maxTogether is how many calls one round trip takes. Redis runs them in one go, for which other proxies wait.
-	maxTogether = 16
-	// sameEnd is how far apart the deadlines of calls may be that go together: a trip ends by that of the caller who makes it.
-	sameEnd = time.Millisecond
-)
+// maxTogether is how many calls one round trip takes. Redis runs them in one go, for which other proxies wait.
+const maxTogether = 16
 
 // line is where the calls to one server meet. Those that are ready at the same time make one round trip: a busy proxy makes a few system calls for many decisions.
 // None waits for one that is not there yet, nor for a trip that is under way: with that, a decision took half a millisecond longer.
@@ -30,7 +26,7 @@ type line struct {
 // trip is one round trip: what is written to a connection at once, and the replies.
 type trip struct {
 	calls []redis.Cmder
-	by    time.Time
+	end   *end
 	// done is closed when each call has its reply or its error; sent and received may be read then.
 	done           chan struct{}
 	sent, received time.Time
@@ -38,12 +34,12 @@ type trip struct {
 	told atomic.Bool
 }
 
-// join gives a call a place in a trip that ends by then, which the caller has to make if it is the first.
-func (l *line) join(cmd redis.Cmder, by time.Time) (t *trip, first bool) {
+// join gives a call a place in a trip of those that have its end, which the caller has to make if it is the first.
+func (l *line) join(cmd redis.Cmder, by *end) (t *trip, first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if t = l.next; t == nil || by.Sub(t.by).Abs() > sameEnd {
-		t = &trip{calls: []redis.Cmder{cmd}, by: by, done: make(chan struct{})}
+	if t = l.next; t == nil || t.end != by {
+		t = &trip{calls: []redis.Cmder{cmd}, end: by, done: make(chan struct{})}
 		if l.next == nil {
 			l.next = t
 		}
@@ -57,26 +53,36 @@ func (l *line) join(cmd redis.Cmder, by time.Time) (t *trip, first bool) {
 }
 
 // travel lets whoever can run now join, and makes the trip. That its maker is cancelled is not the others' end.
-func (l *line) travel(own context.Context, t *trip) {
+func (l *line) travel(t *trip) {
 	defer close(t.done)
 	runtime.Gosched()
 	l.depart(t)
-	ctx, cancel := context.WithDeadline(context.WithoutCancel(own), t.by)
-	defer cancel()
 	pipe := l.client.Pipeline()
-	_ = pipe.BatchProcess(ctx, t.calls...)
+	_ = pipe.BatchProcess(t.end, t.calls...)
 	t.sent = time.Now()
-	_, _ = pipe.Exec(ctx) // each call has its own error
+	_, _ = pipe.Exec(t.end) // each call has its own error
 	t.received = time.Now()
 }
 
-// wait reports whether the trip is over before the caller gives up. A reply that is there is taken, whoever has given up.
-func (t *trip) wait(own context.Context) bool {
-	select {
-	case <-t.done:
-		return true
-	case <-own.Done():
+// wait returns nil once the trip is over, or why its caller gives up before. A reply that is there is taken, whoever has given up.
+func (t *trip) wait(ctx context.Context) error {
+	var err error
+	if !t.over() {
+		select {
+		case <-t.done:
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-t.end.Done():
+			err = t.end.Err()
+		}
 	}
+	if t.over() {
+		return nil
+	}
+	return err
+}
+
+func (t *trip) over() bool {
 	select {
 	case <-t.done:
 		return true

@@ -26,8 +26,8 @@ const maxRedirects = 3
 type StoreConfig struct {
 	// URL is the Redis, see ParseStoreURL; required.
 	URL string
-	// Timeout bounds one decision, the wait for a connection and every second try included, 50 ms. It has to hold about
-	// five round trips, or a new connection is never made.
+	// Timeout bounds one decision, the wait for a connection and every second try included, 50 ms; a decision may get a sixteenth less. It has to
+	// hold about five round trips, or a new connection is never made.
 	Timeout time.Duration
 	// OnChange hears that a shard's breaker opened, with the cause, and that it closed. It must not block. May be nil.
 	OnChange func(shard string, open bool, cause string)
@@ -47,6 +47,7 @@ type Store struct {
 	// evicting is set while the server would throw keys away.
 	evicting atomic.Bool
 	times    singleflight.Group
+	ends     ends
 
 	// mu guards closed and the start of healers.
 	mu      sync.Mutex
@@ -122,6 +123,7 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	s.healers.Wait()
 	s.met.unregister()
+	s.ends.close()
 	err := s.client.Close()
 	if s.cluster != nil {
 		err = errors.Join(err, s.cluster.closeStrangers())
@@ -147,32 +149,36 @@ func (s *Store) eval(ctx context.Context, script *Script, keys []string, args fu
 		return Reply{}, &UnavailableError{Reason: ReasonEvicting, Err: ErrEvicting}
 	}
 	timeout := max(s.cfg.Timeout, script.timeout)
-	own, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	c := &command{script: script, keys: keys}
+	c := &command{script: script, keys: keys, end: s.ends.next(timeout)}
+	c.by = c.end.by
 	if by, ok := ctx.Deadline(); ok {
 		c.short = time.Until(by) < s.cfg.Timeout
+		if by.Before(c.by) {
+			c.by = by
+		}
 	}
-	sh, err := s.route(own, c)
+	sh, err := s.route(ctx, c)
 	if err != nil {
 		return Reply{}, err
 	}
 	for redirects := 0; ; redirects++ {
 		life, cause, ok := sh.breaker.allow()
 		if !ok && script.patient {
+			own, cancel := c.bounded(ctx)
 			life, cause, ok = sh.breaker.wait(own.Done())
+			cancel()
 		}
 		if !ok {
 			return Reply{}, &UnavailableError{Shard: sh.name, Reason: ReasonOpen, Err: fmt.Errorf("breaker is open after %s", cause)}
 		}
-		times, err := s.now(own, sh, c)
+		times, err := s.now(ctx, sh, c)
 		var reply Reply
 		if err == nil {
 			c.args = args(times)
-			reply, err = s.call(own, sh, c)
+			reply, err = s.call(ctx, sh, c)
 		}
 		if err != nil && redirects < maxRedirects {
-			if next, asking := s.redirect(own, sh, keys[0], err); next != nil {
+			if next, asking := s.redirect(ctx, sh, c, err); next != nil {
 				sh, c.asking = next, asking
 				continue
 			}
@@ -191,8 +197,16 @@ type command struct {
 	asking bool
 	// short: the caller gave less time than a decision may take, so that a timeout says nothing about the server.
 	short bool
+	// end is when it is over, by that or earlier: its caller's own deadline may come first.
+	end *end
+	by  time.Time
 	// trip is the last round trip that took it, nil before.
 	trip *trip
+}
+
+// bounded is the caller's context with the call's end.
+func (c *command) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithDeadline(ctx, c.by)
 }
 
 // route finds the shard of the command's first key.
@@ -205,7 +219,9 @@ func (s *Store) route(ctx context.Context, c *command) (*shard, error) {
 	if !ok {
 		return nil, &UnavailableError{Shard: slots.name, Reason: ReasonOpen, Err: fmt.Errorf("no node answered (%s)", cause)}
 	}
-	sh, err := s.cluster.owner(ctx, c.keys[0])
+	own, cancel := c.bounded(ctx)
+	defer cancel()
+	sh, err := s.cluster.owner(own, c.keys[0])
 	if err != nil {
 		err = c.unavailable(slots.name, err, false)
 	}
@@ -214,12 +230,12 @@ func (s *Store) route(ctx context.Context, c *command) (*shard, error) {
 }
 
 // now returns the shard's clock, asking for it where it is not known.
-func (s *Store) now(own context.Context, sh *shard, c *command) (Times, error) {
+func (s *Store) now(ctx context.Context, sh *shard, c *command) (Times, error) {
 	now := time.Now()
 	us := sh.clock.estimate(now)
 	if us == 0 {
 		flight := s.times.DoChan(sh.name, func() (any, error) {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(own), s.cfg.Timeout)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Timeout)
 			defer cancel()
 			sent := time.Now()
 			t, err := sh.client.Time(ctx).Result()
@@ -229,8 +245,10 @@ func (s *Store) now(own context.Context, sh *shard, c *command) (Times, error) {
 			return nil, s.observe(sh, sample{t.UnixMicro(), sent, time.Now()}, false)
 		})
 		select {
-		case <-own.Done():
-			return Times{}, c.unavailable(sh.name, own.Err(), false)
+		case <-ctx.Done():
+			return Times{}, c.unavailable(sh.name, ctx.Err(), false)
+		case <-c.end.Done():
+			return Times{}, c.unavailable(sh.name, c.end.Err(), false)
 		case r := <-flight:
 			if r.Err != nil {
 				return Times{}, r.Err
@@ -241,15 +259,14 @@ func (s *Store) now(own context.Context, sh *shard, c *command) (Times, error) {
 			return Times{}, &UnavailableError{Shard: sh.name, Reason: ReasonClock, Err: errors.New("the server behind the address changed")}
 		}
 	}
-	end, _ := own.Deadline()
-	return Times{EstimateUS: us, DeadlineUS: us + end.Sub(now).Microseconds()}, nil
+	return Times{EstimateUS: us, DeadlineUS: us + c.by.Sub(now).Microseconds()}, nil
 }
 
 // call sends the script by its name, and by its source where Redis answers that it does not know the name.
-func (s *Store) call(own context.Context, sh *shard, c *command) (Reply, error) {
-	values, at, err := s.send(own, sh, c, "evalsha", c.script.sha)
+func (s *Store) call(ctx context.Context, sh *shard, c *command) (Reply, error) {
+	values, at, err := s.send(ctx, sh, c, "evalsha", c.script.sha)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		values, at, err = s.send(own, sh, c, "eval", c.script.source)
+		values, at, err = s.send(ctx, sh, c, "eval", c.script.source)
 	}
 	if err != nil {
 		return Reply{}, err
@@ -273,24 +290,23 @@ func (s *Store) call(own context.Context, sh *shard, c *command) (Reply, error) 
 }
 
 // send makes one round trip, together with others' calls.
-func (s *Store) send(own context.Context, sh *shard, c *command, name string, text []byte) ([]any, sample, error) {
+func (s *Store) send(ctx context.Context, sh *shard, c *command, name string, text []byte) ([]any, sample, error) {
 	mark := &wire{text: text}
 	line := make([]any, 0, 3+len(c.keys)+len(c.args))
 	line = append(line, name, mark, len(c.keys))
 	for _, k := range c.keys {
 		line = append(line, k)
 	}
-	cmd := redis.NewCmd(own, append(line, c.args...)...)
+	cmd := redis.NewCmd(ctx, append(line, c.args...)...)
 	if c.asking {
-		return s.ask(own, sh, c, cmd, mark)
+		return s.ask(ctx, sh, c, cmd, mark)
 	}
-	by, _ := own.Deadline()
 	var first bool
-	if c.trip, first = sh.line.join(cmd, by); first {
-		sh.line.travel(own, c.trip)
+	if c.trip, first = sh.line.join(cmd, c.end); first {
+		sh.line.travel(c.trip) //nolint:contextcheck // the trip is not its maker's alone
 	}
-	if !c.trip.wait(own) {
-		return nil, sample{}, c.unavailable(sh.name, own.Err(), mark.abandon())
+	if err := c.trip.wait(ctx); err != nil {
+		return nil, sample{}, c.unavailable(sh.name, err, mark.abandon())
 	}
 	values, err := cmd.Slice()
 	if err != nil {
@@ -300,7 +316,9 @@ func (s *Store) send(own context.Context, sh *shard, c *command, name string, te
 }
 
 // ask makes a round trip to a server that is about to own the slot.
-func (s *Store) ask(own context.Context, sh *shard, c *command, cmd *redis.Cmd, mark *wire) ([]any, sample, error) {
+func (s *Store) ask(ctx context.Context, sh *shard, c *command, cmd *redis.Cmd, mark *wire) ([]any, sample, error) {
+	own, cancel := c.bounded(ctx)
+	defer cancel()
 	pipe := sh.client.Pipeline()
 	_ = pipe.BatchProcess(own, redis.NewStatusCmd(own, "asking"), cmd)
 	at := sample{sent: time.Now()}
@@ -328,11 +346,13 @@ func (s *Store) observe(sh *shard, at sample, ran bool) error {
 }
 
 // redirect says where a call that Redis did not run goes next: nil for nowhere.
-func (s *Store) redirect(own context.Context, sh *shard, key string, err error) (next *shard, asking bool) {
+func (s *Store) redirect(ctx context.Context, sh *shard, c *command, err error) (next *shard, asking bool) {
 	var u *UnavailableError
 	if !errors.As(err, &u) {
 		return nil, false
 	}
+	own, cancel := c.bounded(ctx)
+	defer cancel()
 	switch u.Reason {
 	case ReasonReadOnly:
 		// The primary became a replica. Where its name leads, or the cluster's map, is asked again.
@@ -340,7 +360,7 @@ func (s *Store) redirect(own context.Context, sh *shard, key string, err error) 
 		if s.cluster == nil {
 			return sh, false
 		}
-		return s.cluster.successor(own, key, sh), false
+		return s.cluster.successor(own, c.keys[0], sh), false
 	case ReasonMoved:
 		if s.cluster == nil {
 			return nil, false
