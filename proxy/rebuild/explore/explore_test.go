@@ -17,6 +17,16 @@ func both(name string, f faults) config {
 	return config{name: name, active: [2]int{1, 1}, limit: 15_000, keepers: 1, faults: f}
 }
 
+// three is a configuration in which one process may serve two requests and the other one, of which two fit at their bounds.
+func three(name string, f faults) config {
+	return config{name: name, active: [2]int{2, 1}, limit: 25_000, keepers: 1, faults: f}
+}
+
+// one is a configuration in which a process serves two requests, of which one fits at its bound, and the other process nothing.
+func one(name string, f faults) config {
+	return config{name: name, active: [2]int{2, 0}, limit: 15_000, keepers: 1, faults: f}
+}
+
 // four is a configuration in which each process may serve two requests, of which two fit at their bounds.
 func four(name string, f faults) config {
 	return config{name: name, active: [2]int{2, 2}, limit: 25_000, keepers: 1, faults: f}
@@ -55,7 +65,17 @@ func joining(c config) config {
 // configs are explored in every order of their events. Those of the first part are small enough for every run of the tests.
 var configs = []config{
 	both("two requests", faults{}),
-	{name: "one process, two requests", active: [2]int{2, 0}, limit: 15_000, keepers: 1, faults: faults{crash: 1, late: 1}},
+	one("one process, two requests, a crash", faults{crash: 1, late: 1}),
+	one("one process, two requests, shipped again", faults{dup: 2}),
+	one("one process, two requests, the disk lost", faults{lose: 1, late: 1}),
+	one("one process, two requests, a power cut", faults{power: 1, late: 1}),
+	one("one process, two requests, it stops", faults{leave: 1, late: 1}),
+	one("one process, two requests, its closer restarts", faults{crash: 1, restart: 1}),
+	one("one process, two requests, taken for dead", faults{zombie: 1}),
+	one("one process, two requests, a wipe", faults{wipe: 1}),
+	one("one process, two requests, a failover", faults{failover: 1}),
+	three("three requests", faults{}),
+	three("three requests, a process stops", faults{leave: 1}),
 	both("answers too late", faults{late: 2}),
 	both("a record shipped again", faults{dup: 2}),
 	both("a crash", faults{crash: 1, late: 1}),
@@ -86,6 +106,14 @@ var configs = []config{
 
 // large are explored in full only where that is asked for.
 var large = []config{
+	three("three requests, an answer too late", faults{late: 1}),
+	three("three requests, a record shipped again", faults{dup: 1}),
+	three("three requests, a crash", faults{crash: 1}),
+	three("three requests, the disk lost", faults{lose: 1}),
+	three("three requests, a power cut", faults{power: 1}),
+	three("three requests, a wipe", faults{wipe: 1}),
+	three("three requests, taken for dead", faults{zombie: 1}),
+	three("three requests, a failover", faults{failover: 1}),
 	four("four requests", faults{}),
 	four("four requests, a crash", faults{crash: 1}),
 	four("four requests, a wipe", faults{wipe: 1}),
