@@ -33,7 +33,7 @@ func (s *Store) report(ctx context.Context, sh *shard, life uint64, c *command, 
 			return
 		}
 	}
-	if c.trip != nil && c.trip.told.Swap(true) {
+	if c.trip != nil && !c.trip.tell(cause != "") {
 		return
 	}
 	var opened bool

@@ -25,21 +25,36 @@ type line struct {
 
 // trip is one round trip: what is written to a connection at once, and the replies.
 type trip struct {
-	calls []redis.Cmder
+	calls []*redis.Cmd
 	end   *end
 	// done is closed when each call has its reply or its error; sent and received may be read then.
 	done           chan struct{}
 	sent, received time.Time
-	// told is set once the breaker has heard of it: however many calls it took, it says one thing about the server.
-	told atomic.Bool
+	// told is what the breaker has heard of it: however many calls it took, it says one thing about the server, and a failure weighs more.
+	told atomic.Int32
 }
 
-// join gives a call a place in a trip of those that have its end, which the caller has to make if it is the first.
-func (l *line) join(cmd redis.Cmder, by *end) (t *trip, first bool) {
+// What a breaker has heard of a trip.
+const (
+	toldNothing int32 = iota
+	toldSuccess
+	toldFailure
+)
+
+// tell reports whether the breaker is to hear of one call's end.
+func (t *trip) tell(failed bool) bool {
+	if failed {
+		return t.told.Swap(toldFailure) != toldFailure
+	}
+	return t.told.CompareAndSwap(toldNothing, toldSuccess)
+}
+
+// join gives a call a place in a trip of those that have its end, which the caller has to send off if it is the first.
+func (l *line) join(cmd *redis.Cmd, by *end) (t *trip, first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if t = l.next; t == nil || t.end != by {
-		t = &trip{calls: []redis.Cmder{cmd}, end: by, done: make(chan struct{})}
+		t = &trip{calls: []*redis.Cmd{cmd}, end: by, done: make(chan struct{})}
 		if l.next == nil {
 			l.next = t
 		}
@@ -52,16 +67,24 @@ func (l *line) join(cmd redis.Cmder, by *end) (t *trip, first bool) {
 	return t, false
 }
 
-// travel lets whoever can run now join, and makes the trip. That its maker is cancelled is not the others' end.
+// travel lets whoever can run now join, and makes the trip. It runs by itself: whoever asked for it may give up before.
 func (l *line) travel(t *trip) {
 	defer close(t.done)
 	runtime.Gosched()
 	l.depart(t)
 	pipe := l.client.Pipeline()
-	_ = pipe.BatchProcess(t.end, t.calls...)
+	for _, c := range t.calls {
+		_ = pipe.Process(t.end, c)
+	}
 	t.sent = time.Now()
-	_, _ = pipe.Exec(t.end) // each call has its own error
+	_, err := pipe.Exec(t.end)
 	t.received = time.Now()
+	for _, c := range t.calls {
+		// The client leaves the calls as they are where Redis answers the making of a connection with an error.
+		if c.Err() == nil && c.Val() == nil {
+			c.SetErr(err)
+		}
+	}
 }
 
 // wait returns nil once the trip is over, or why its caller gives up before. A reply that is there is taken, whoever has given up.

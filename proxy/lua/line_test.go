@@ -191,3 +191,61 @@ func TestABrokenTripIsOneFailure(t *testing.T) {
 	}
 	mustConsume(t, s, "after")
 }
+
+// Whoever gives up is told so at once, also the one whose call the trip began with; and what was not written by then does not run.
+func TestWhoeverGivesUpIsFree(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	s := openStore(t, lua.StoreConfig{URL: r.URL() + "?pool_size=1", Timeout: patient})
+	mustConsume(t, s, "first")
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	over, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	for key, ctx := range map[string]context.Context{"cancelled": cancelled, "over": over} {
+		if _, err := consume(ctx, s, key); reason(t, err) != lua.ReasonCancelled || lua.MayHaveRun(err) {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+	r.Stop()
+	start := time.Now()
+	for _, c := range []struct {
+		key     string
+		written bool
+	}{{"has the only connection", true}, {"waits for it", false}} {
+		brief, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := consume(brief, s, c.key); reason(t, err) != lua.ReasonCancelled || lua.MayHaveRun(err) != c.written {
+			t.Errorf("%s: %v", c.key, err)
+		}
+	}
+	if took := time.Since(start); took > 900*time.Millisecond {
+		t.Errorf("two calls of 100 ms took %s", took)
+	}
+	r.Continue()
+	mustConsume(t, s, "last")
+	for _, key := range []string{"cancelled", "over", "waits for it"} {
+		if n := r.Do("exists", key); n != int64(0) {
+			t.Errorf("%s had given up, and its call ran", key)
+		}
+	}
+}
+
+// A connection that Redis refuses to make is not one that broke.
+func TestARefusedConnectionSaysWhy(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	r.Do("acl", "setuser", "u", "on", ">before", "~*", "+@all")
+	s := openStore(t, lua.StoreConfig{URL: strings.Replace(r.URL(), "redis://", "redis://u:before@", 1), Timeout: patient})
+	mustConsume(t, s, "first")
+	r.Do("acl", "setuser", "u", "resetpass", ">after")
+	r.Do("client", "kill", "user", "u")
+	redistest.Until(t, "the password to be refused", func() bool {
+		_, err := consume(t.Context(), s, "second")
+		got := reason(t, err)
+		if got != lua.ReasonConnection && got != lua.ReasonAuth || lua.MayHaveRun(err) && got == lua.ReasonAuth {
+			t.Fatal(err)
+		}
+		return got == lua.ReasonAuth
+	})
+}

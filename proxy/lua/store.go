@@ -179,7 +179,7 @@ func (s *Store) eval(ctx context.Context, script *Script, keys []string, args fu
 		}
 		if err != nil && redirects < maxRedirects {
 			if next, asking := s.redirect(ctx, sh, c, err); next != nil {
-				sh, c.asking = next, asking
+				sh, c.asking, c.trip = next, asking, nil
 				continue
 			}
 		}
@@ -301,9 +301,12 @@ func (s *Store) send(ctx context.Context, sh *shard, c *command, name string, te
 	if c.asking {
 		return s.ask(ctx, sh, c, cmd, mark)
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, sample{}, c.unavailable(sh.name, err, false)
+	}
 	var first bool
 	if c.trip, first = sh.line.join(cmd, c.end); first {
-		sh.line.travel(c.trip) //nolint:contextcheck // the trip is not its maker's alone
+		go sh.line.travel(c.trip) //nolint:contextcheck // the trip is not its first call's alone
 	}
 	if err := c.trip.wait(ctx); err != nil {
 		return nil, sample{}, c.unavailable(sh.name, err, mark.abandon())
@@ -370,7 +373,11 @@ func (s *Store) redirect(ctx context.Context, sh *shard, c *command, err error) 
 		}
 		s.cluster.client.ReloadState(own)
 		if addr, ok := redis.IsMovedError(err); ok {
-			return s.cluster.at(addr, sh), false
+			next := s.cluster.at(addr, sh)
+			if next == sh {
+				sh.conns.Add(1) // its name leads to another server now
+			}
+			return next, false
 		}
 	}
 	return nil, false
