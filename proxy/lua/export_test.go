@@ -46,3 +46,13 @@ func (l *Limit) KeepLows(n int) {
 		l.params[3] = strconv.Itoa(n)
 	}
 }
+
+// Told says of each call of one round trip whether the breaker hears of its end; true stands for a failure.
+func Told(failed ...bool) []bool {
+	var t trip
+	heard := make([]bool, len(failed))
+	for i, f := range failed {
+		heard[i] = t.tell(f)
+	}
+	return heard
+}

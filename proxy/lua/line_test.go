@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -248,4 +249,12 @@ func TestARefusedConnectionSaysWhy(t *testing.T) {
 		}
 		return got == lua.ReasonAuth
 	})
+}
+
+// A success that is reported first does not hide a failure of the same round trip, and of each the breaker hears once.
+func TestAFailureOfATripIsHeardOnce(t *testing.T) {
+	t.Parallel()
+	if got, want := lua.Told(false, false, true, true, false), []bool{true, false, true, false, false}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
 }
