@@ -21,7 +21,7 @@ import (
 func TestAKilledProxyLeavesNothingHeld(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	p := w.proxy()
+	p := w.proxy(patient())
 	w.setBudget(12)
 	w.serve(p.URL, 2, call)
 	open := w.begin(p.URL, call.taking(time.Minute))

@@ -64,6 +64,12 @@ type reply struct {
 	by    time.Duration
 }
 
+// answer is one on its way back, and what holds it; nil: nothing does.
+type answer struct {
+	raw   []byte
+	catch *Catch
+}
+
 // NewRelay returns an address that leads to a server.
 func NewRelay(tb testing.TB, target string) *Relay {
 	tb.Helper()
@@ -196,7 +202,7 @@ func (r *Relay) serve(in net.Conn) {
 	r.servers[out] = true
 	r.mu.Unlock()
 	defer r.forget(r.servers, out)
-	// A client that has this many answers outstanding waits; proxies have one.
+	// A client that has this many answers outstanding waits; proxies have those of one round trip.
 	asked := make(chan reply, 1024)
 	var commands sync.WaitGroup
 	defer commands.Wait()
@@ -287,35 +293,42 @@ func (a reply) shift(raw []byte) []byte {
 	return []byte(strings.Join(parts, "\r\n"))
 }
 
-// answers passes on answers until the server ends, or one is lost.
+// answers passes on answers until the server ends, or one is lost. It reads on while one is held: the server has run what came behind in the same round trip.
 func (r *Relay) answers(in, out net.Conn, asked <-chan reply) {
+	answered := make(chan answer, cap(asked))
+	var held sync.WaitGroup
+	defer held.Wait()
+	defer close(answered)
+	held.Go(func() {
+		for a := range answered {
+			if a.catch != nil {
+				a.catch.hold()
+			}
+			_, _ = in.Write(a.raw) // a client that has left hears nothing; what it sent before goes on
+		}
+	})
 	from := bufio.NewReader(out)
 	for {
 		raw, err := readValue(from, nil)
 		if err != nil {
 			return
 		}
-		if raw[0] != '>' { // nobody asked for that
-			a := <-asked
-			raw = a.shift(raw)
-			if a.catch != nil && !a.catch.answer(raw) {
+		if raw[0] == '>' { // nobody asked for that
+			answered <- answer{raw: raw}
+			continue
+		}
+		a := <-asked
+		switch {
+		case a.catch == nil:
+		case bytes.HasPrefix(raw, []byte("-NOSCRIPT")):
+			a.catch.undo()
+			a.catch = nil
+		default:
+			a.catch.note()
+			if a.catch.what == LoseAnswer {
 				return
 			}
 		}
-		_, _ = in.Write(raw) // a client that has left hears nothing; what it sent before goes on
+		answered <- answer{raw: a.shift(raw), catch: a.catch}
 	}
-}
-
-// answer does to an answer what the catch says; false: it is lost.
-func (c *Catch) answer(raw []byte) bool {
-	if bytes.HasPrefix(raw, []byte("-NOSCRIPT")) {
-		c.undo()
-		return true
-	}
-	c.note()
-	if c.what == LoseAnswer {
-		return false
-	}
-	c.hold()
-	return true
 }
