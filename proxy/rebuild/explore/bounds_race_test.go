@@ -8,5 +8,6 @@ const (
 	most  = 10_000
 	near  = 2_000
 	ways  = 20
+	often = 1_000
 	calls = 300
 )

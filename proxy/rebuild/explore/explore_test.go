@@ -2,6 +2,7 @@ package explore_test
 
 import (
 	"os"
+	"slices"
 	"testing"
 	"time"
 )
@@ -9,8 +10,8 @@ import (
 // full says that everything is explored, however long it takes.
 var full = os.Getenv("RATEGUARD_EXPLORE_FULL") != ""
 
-// all is how many states of a large configuration are explored where everything is asked for.
-const all = 30_000_000
+// all is how many states of a large configuration are explored where everything is asked for. That many take ten gigabytes.
+const all = 500_000_000
 
 // both is a configuration in which each process may serve one request, of which one fits at its bound.
 func both(name string, f faults) config {
@@ -62,35 +63,52 @@ func joining(c config) config {
 	return c
 }
 
-// configs are explored in every order of their events. Those of the first part are small enough for every run of the tests.
-var configs = []config{
-	both("two requests", faults{}),
-	one("one process, two requests, a crash", faults{crash: 1, late: 1}),
-	one("one process, two requests, shipped again", faults{dup: 2}),
-	one("one process, two requests, the disk lost", faults{lose: 1, late: 1}),
-	one("one process, two requests, a power cut", faults{power: 1, late: 1}),
-	one("one process, two requests, it stops", faults{leave: 1, late: 1}),
-	one("one process, two requests, its closer restarts", faults{crash: 1, restart: 1}),
-	one("one process, two requests, taken for dead", faults{zombie: 1}),
-	one("one process, two requests, a wipe", faults{wipe: 1}),
-	one("one process, two requests, a failover", faults{failover: 1}),
-	three("three requests", faults{}),
-	three("three requests, a process stops", faults{leave: 1}),
+// each are the faults that can happen, one at a time.
+var each = []struct {
+	name string
+	faults
+}{
+	{"", faults{}},
+	{", an answer too late", faults{late: 1}},
+	{", a record shipped again", faults{dup: 1}},
+	{", a process stops", faults{leave: 1}},
+	{", a crash", faults{crash: 1}},
+	{", the disk lost", faults{lose: 1}},
+	{", a power cut", faults{power: 1}},
+	{", taken for dead", faults{zombie: 1}},
+	{", a wipe", faults{wipe: 1}},
+	{", a failover", faults{failover: 1}},
+}
+
+// withEach are configurations with each fault.
+func withEach(of func(string, faults) config, name string) (all []config) {
+	for _, f := range each {
+		all = append(all, of(name+f.name, f.faults))
+	}
+	return all
+}
+
+// configs are explored in every order of their events. These are small enough for every run of the tests.
+var configs = slices.Concat(withEach(one, "two requests of a process"), withEach(both, "two requests"), []config{
+	one("two requests of a process, a crash, an answer too late", faults{crash: 1, late: 1}),
+	one("two requests of a process, records shipped again", faults{dup: 2}),
+	one("two requests of a process, the disk lost, an answer too late", faults{lose: 1, late: 1}),
+	one("two requests of a process, a power cut, an answer too late", faults{power: 1, late: 1}),
+	one("two requests of a process, it stops, an answer too late", faults{leave: 1, late: 1}),
+	one("two requests of a process, a crash, its closer restarts", faults{crash: 1, restart: 1}),
 	both("answers too late", faults{late: 2}),
-	both("a record shipped again", faults{dup: 2}),
-	both("a crash", faults{crash: 1, late: 1}),
-	both("a crash, the disk lost", faults{lose: 1}),
-	both("a power cut", faults{power: 1}),
-	both("a process stops", faults{leave: 1, late: 1}),
+	both("records shipped again", faults{dup: 2}),
+	both("a crash, an answer too late", faults{crash: 1, late: 1}),
+	both("a process stops, an answer too late", faults{leave: 1, late: 1}),
 	both("a crash, its closer restarts", faults{crash: 1, restart: 1}),
 	both("two crashes", faults{crash: 2}),
-	both("taken for dead", faults{zombie: 1}),
-	both("a wipe", faults{wipe: 1}),
-	both("a failover", faults{failover: 1}),
 	joining(both("a process starts, a wipe", faults{wipe: 1})),
+	three("three requests", faults{}),
+	three("three requests, a process stops", faults{leave: 1}),
+	four("four requests", faults{}),
 	leased("a lease", 2, faults{}),
-	carried(lonely(leased("a lease with a request, answers too late", 1, faults{late: 1}))),
-	leased("a lease, answers too late", 1, faults{late: 1}),
+	carried(lonely(leased("a lease with a request, an answer too late", 1, faults{late: 1}))),
+	leased("a lease, an answer too late", 1, faults{late: 1}),
 	leased("a lease, a crash", 1, faults{crash: 1}),
 	leased("a lease, the disk lost", 1, faults{lose: 1}),
 	leased("a lease, a power cut", 1, faults{power: 1}),
@@ -102,28 +120,16 @@ var configs = []config{
 	lonely(leased("a lease alone, taken for dead, then the disk lost", 1, faults{zombie: 1, lose: 1})),
 	lonely(both("a process alone, a crash, then the disk lost", faults{crash: 1, lose: 1})),
 	lonely(leased("a lease alone, a crash, then the disk lost", 1, faults{crash: 1, lose: 1})),
-}
+})
 
 // large are explored in full only where that is asked for.
-var large = []config{
-	three("three requests, an answer too late", faults{late: 1}),
-	three("three requests, a record shipped again", faults{dup: 1}),
-	three("three requests, a crash", faults{crash: 1}),
-	three("three requests, the disk lost", faults{lose: 1}),
-	three("three requests, a power cut", faults{power: 1}),
-	three("three requests, a wipe", faults{wipe: 1}),
-	three("three requests, taken for dead", faults{zombie: 1}),
-	three("three requests, a failover", faults{failover: 1}),
-	four("four requests", faults{}),
-	four("four requests, a crash", faults{crash: 1}),
-	four("four requests, a wipe", faults{wipe: 1}),
-	four("four requests, a failover", faults{failover: 1}),
+var large = slices.Concat(withEach(three, "three requests"), withEach(four, "four requests"), []config{
 	both("a crash, a wipe", faults{crash: 1, wipe: 1}),
 	both("a lost disk, a wipe", faults{lose: 1, wipe: 1}),
 	both("taken for dead, a wipe", faults{zombie: 1, wipe: 1}),
-	both("answers too late, a wipe", faults{late: 1, wipe: 1}),
+	both("an answer too late, a wipe", faults{late: 1, wipe: 1}),
 	both("two wipes", faults{wipe: 2}),
-	both("answers too late, a failover", faults{late: 1, failover: 1}),
+	both("an answer too late, a failover", faults{late: 1, failover: 1}),
 	both("a crash, a failover", faults{crash: 1, failover: 1}),
 	both("a lost disk, a failover", faults{lose: 1, failover: 1}),
 	both("taken for dead, a failover", faults{zombie: 1, failover: 1}),
@@ -141,11 +147,11 @@ var large = []config{
 	lonely(leased("a lease alone, two requests, taken for dead, then the disk lost", 2, faults{zombie: 1, lose: 1})),
 	lonely(leased("a lease alone, taken for dead, then a crash, then the disk lost", 1, faults{zombie: 1, crash: 1, lose: 1})),
 	lonely(leased("a lease alone, taken for dead, a wipe, the disk lost", 1, faults{zombie: 1, wipe: 1, lose: 1})),
-	leased("a lease, answers too late, a failover", 1, faults{late: 1, failover: 1}),
+	leased("a lease, an answer too late, a failover", 1, faults{late: 1, failover: 1}),
 	carried(leased("a lease with a request", 1, faults{late: 1})),
 	rivals(both("two keepers, a wipe", faults{wipe: 1, restart: 1})),
 	joining(both("a process starts, a failover", faults{failover: 1})),
-}
+})
 
 // visit explores a configuration and reports what it finds.
 func visit(t *testing.T, c config, most int) *outcome {

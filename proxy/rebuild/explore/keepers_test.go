@@ -16,14 +16,21 @@ func (w *world) keep(s *state, out emit) {
 	for k := range w.keepers {
 		w.round(s, k, out)
 	}
+}
+
+// strayCalls emits the arrival of calls of keepers that nobody waits for.
+func (w *world) strayCalls(s *state, out emit) {
 	if s.stale != 0 {
 		t := *s
 		w.run(&t.primary, s.stale)
 		t.stale = 0
 		out(move{"install-late", 0}, t)
-		t = *s
-		t.stale = 0
-		out(move{"drop-install", 0}, t)
+	}
+	if s.spare != 0 {
+		t := *s
+		w.run(&t.primary, s.spare)
+		t.spare = 0
+		out(move{"reconcile-late", 0}, t)
 	}
 }
 
@@ -139,6 +146,7 @@ func (w *world) installation(costs, producers int32, n uint64) int32 {
 		_, _ = w.balances.Install(w.ctx(), in) // it is noted
 		call = w.sent
 		w.installs[key] = call
+		w.comes(call, origin{from: -1, to: w.size(costs) - 1, epoch: int32(n), fenced: w.topic(producers).retired})
 	}
 	return call
 }
@@ -155,15 +163,6 @@ func (w *world) reconcile(s *state, out emit) {
 			t.left.late--
 			out(move{"reconcile-twice", 0}, t)
 		}
-	}
-	if s.spare != 0 {
-		t := *s
-		w.run(&t.primary, s.spare)
-		t.spare = 0
-		out(move{"reconcile-late", 0}, t)
-		t = *s
-		t.spare = 0
-		out(move{"drop-reconcile", 0}, t)
 	}
 	if w.rules.noReconciler || s.step != 0 {
 		return
@@ -202,6 +201,7 @@ func (w *world) step(s *state) int32 {
 		w.on = nil
 		_, _, _, _ = w.balances.Reconcile(w.ctx(), w.told(at.Step(&step, v.Workspace(workspace), plan.Fields(v.Workspace(workspace).Posted())))) // it is noted
 		call = w.sent
+		w.comes(call, origin{from: int32(at.At), to: w.size(s.costs) - 1, epoch: int32(at.Epoch)})
 	}
 	w.steps[key] = call
 	return call

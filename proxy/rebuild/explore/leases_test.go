@@ -65,17 +65,8 @@ func (w *world) asksAlone(p int, least uint8) *lua.Request {
 // lend emits what happens to the lease of a producer, but for what goes along with a request.
 func (w *world) lend(s *state, p int, out emit) {
 	l, prod := &s.l[p], &s.p[p]
-	if l.calling {
-		for i := range s.servers() {
-			t := *s
-			w.admitLease(&t, p, t.servers()[i])
-			out(move{[]string{"grant-lease", "grant-lease-on-old"}[i], p}, t)
-		}
-		if l.at != asked || !prod.alive() {
-			t := *s
-			t.l[p].calling = false
-			out(move{"drop-lease-call", p}, t)
-		}
+	if l.calling && l.at == asked && prod.alive() {
+		w.arriveLease(s, p, out)
 	}
 	if prod.phase != serving {
 		return
@@ -123,6 +114,15 @@ func (w *world) cancelLease(s *state, p int, out emit) {
 		if t != *s {
 			out(move{[]string{"cancel-lease", "cancel-lease-on-old"}[i], p}, t)
 		}
+	}
+}
+
+// arriveLease emits that the call that asks for a lease alone reaches a server.
+func (w *world) arriveLease(s *state, p int, out emit) {
+	for i := range s.servers() {
+		t := *s
+		w.admitLease(&t, p, t.servers()[i])
+		out(move{[]string{"grant-lease", "grant-lease-on-old"}[i], p}, t)
 	}
 }
 

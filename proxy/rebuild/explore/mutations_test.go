@@ -19,12 +19,15 @@ func withoutOf(f faults, r rules) config {
 // far is how many rules at the end of the list need so many states that the race detector is spared them.
 const far = 4
 
-// TestEachRuleIsNeeded takes each rule of the protocol away, and expects a counterexample. A rule without one would be superfluous, or not explored.
-func TestEachRuleIsNeeded(t *testing.T) {
-	cases := []struct {
-		rule string
-		config
-	}{
+// lacking is a configuration with the rule that it lacks.
+type lacking struct {
+	rule string
+	config
+}
+
+// needed are the rules of the protocol, each with a configuration that breaks without it.
+func needed() []lacking {
+	return []lacking{
 		{"the fence of a producer that is closed", without(faults{crash: 1}, rules{edits: map[string]string{
 			"redis.call('HSET', KEYS[1], 'f' .. ARGV[1], '1')\n": "",
 		}})},
@@ -53,6 +56,11 @@ func TestEachRuleIsNeeded(t *testing.T) {
 		{"leaving that in the charge until it has ended", lonely(withoutOf(faults{zombie: 1, lose: 1}, rules{unchargesAtOnce: true}))},
 		{"cancelling until a server answers whose budgets may be used", without(faults{failover: 1, late: 1}, rules{takesAnyAnswer: true})},
 	}
+}
+
+// TestEachRuleIsNeeded takes each rule of the protocol away, and expects a counterexample. A rule without one would be superfluous, or not explored.
+func TestEachRuleIsNeeded(t *testing.T) {
+	cases := needed()
 	if raced {
 		cases = cases[:len(cases)-far]
 	}

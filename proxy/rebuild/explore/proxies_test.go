@@ -165,31 +165,46 @@ func (w *world) sealed(p int, n uint64) int32 {
 func (w *world) request(s *state, r int, out emit) {
 	p := &s.p[r/perProducer]
 	at := &s.r[r]
-	if at.calling {
-		for i := range s.servers() {
-			t := *s
-			w.admit(&t, r, t.servers()[i])
-			out(move{[]string{"grant", "grant-on-old"}[i], r}, t)
-		}
-		if at.at != asked || !p.alive() {
-			t := *s
-			t.r[r].calling = false
-			out(move{"drop-call", r}, t)
-		}
+	if at.calling && at.at == asked && p.alive() {
+		w.arrive(s, r, out)
 	}
-	if at.settling {
+	if p.phase == serving {
+		w.live(s, r, out)
+	}
+}
+
+// arrive emits that the call for a grant reaches a server.
+func (w *world) arrive(s *state, r int, out emit) {
+	for i := range s.servers() {
+		t := *s
+		w.admit(&t, r, t.servers()[i])
+		out(move{[]string{"grant", "grant-on-old"}[i], r}, t)
+	}
+}
+
+// stray emits the arrival of calls that nobody waits for. Each may as well be lost. That is no move: what can happen without a call on its way can happen with it, so that
+// the end of everything comes without them too. One thing waits until one is gone, the second call that a reconciler repeats; without the first that is the same.
+func (w *world) stray(s *state, out emit) {
+	w.strayCalls(s, out)
+	for r := range requests {
+		at := &s.r[r]
+		if at.calling && (at.at != asked || !s.p[r/perProducer].alive()) {
+			w.arrive(s, r, out)
+		}
+		if !at.settling {
+			continue
+		}
 		for i := range s.servers() {
 			t := *s
 			w.adjust(t.servers()[i], lua.Settle, target{r, nothing}, 0)
 			t.r[r].settling = false
 			out(move{[]string{"settle", "settle-on-old"}[i], r}, t)
 		}
-		t := *s
-		t.r[r].settling = false
-		out(move{"drop-settle", r}, t)
 	}
-	if p.phase == serving {
-		w.live(s, r, out)
+	for p := range producers {
+		if l := &s.l[p]; l.calling && (l.at != asked || !s.p[p].alive()) {
+			w.arriveLease(s, p, out)
+		}
 	}
 }
 
@@ -370,7 +385,7 @@ func (w *world) numbered(spool int32) uint64 {
 }
 
 func (w *world) subject(r int) *rateguardv1.Subject {
-	return &rateguardv1.Subject{RequestId: fmt.Sprintf("r%d", r), Attempt: 1, OpenedAtUnixUs: nowUS}
+	return &rateguardv1.Subject{RequestId: requestName(r), Attempt: 1, OpenedAtUnixUs: nowUS}
 }
 
 func (w *world) holds(r int) []*rateguardv1.Hold {
@@ -384,7 +399,7 @@ func (w *world) opened(s *state, r int) int32 {
 			from = leaseID(r / perProducer)
 		}
 		return w.noted(1<<r, w.record(workspace, &rateguardv1.Event{
-			Id: fmt.Sprintf("opened-%d", r), ProducerId: name(r / perProducer), Sequence: w.numbered(s.p[r/perProducer].spool) + 1, WorkspaceId: workspace,
+			Id: "opened-" + requestName(r), ProducerId: name(r / perProducer), Sequence: w.numbered(s.p[r/perProducer].spool) + 1, WorkspaceId: workspace,
 			Body: &rateguardv1.Event_ReservationOpened{ReservationOpened: &rateguardv1.ReservationOpened{
 				ReservationId: id(r), Subject: w.subject(r), Holds: w.holds(r), BoundNanoUsd: &b, UnknownCostNanoUsd: &b, Epoch: uint64(s.r[r].epoch), Op: uint64(s.r[r].op), LeaseId: from,
 			}},
@@ -399,7 +414,7 @@ func (w *world) end(s *state, r int) int32 {
 			from = leaseID(r / perProducer)
 		}
 		return w.record(workspace, &rateguardv1.Event{
-			Id: fmt.Sprintf("ended-%d", r), ProducerId: name(r / perProducer), Sequence: w.numbered(s.p[r/perProducer].spool) + 1, WorkspaceId: workspace,
+			Id: "ended-" + requestName(r), ProducerId: name(r / perProducer), Sequence: w.numbered(s.p[r/perProducer].spool) + 1, WorkspaceId: workspace,
 			Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{Outcome: &rateguardv1.Outcome{
 				ReservationId: id(r), Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, CostNanoUsd: &c, Subject: w.subject(r), Holds: w.holds(r), BoundNanoUsd: &b, LeaseId: from,
 			}}},

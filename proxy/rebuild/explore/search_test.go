@@ -2,7 +2,6 @@ package explore_test
 
 import (
 	"fmt"
-	"hash/maphash"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -119,7 +118,7 @@ func (s *state) forgetLate() {
 	}
 }
 
-// next emits every state that can follow, those without a fault first, and reports whether there was one.
+// next emits every state that can follow, and reports whether anything has to follow: neither a fault nor a call that may as well be lost does.
 func (w *world) next(s *state, out emit) (alive bool) {
 	live := func(m move, t state) {
 		alive = true
@@ -128,6 +127,7 @@ func (w *world) next(s *state, out emit) (alive bool) {
 	w.serve(s, live)
 	w.keep(s, live)
 	w.shut(s, live)
+	w.stray(s, out)
 	w.fail(s, out)
 	return alive
 }
@@ -289,32 +289,27 @@ func (o *outcome) String() string {
 	return s
 }
 
-var seed = maphash.MakeSeed()
-
-// digest stands for a state among those that were seen. Of ten million states, two have the same one in a run of 400,000.
-func digest(s *state) uint64 { return maphash.Comparable(seed, *s) }
-
-// deep visits every state that can be reached, after that many at most, and ends at the first violation. A state that comes back without a fault is
+// deep visits one of each states that are alike and can be reached, so many at most, and ends at the first violation. A state that comes back without a fault is
 // one too: then something goes round for ever.
 func deep(w *world, most int) *outcome {
 	o := new(outcome)
-	underWay := map[uint64]bool{} // false: visited with all that follows
+	var seen digests
+	underWay := map[uint64]struct{}{}
 	var path []move
-	var visit func(s *state)
 	stop := func(s *state, violation string) {
 		o.violation, o.last = violation, s
 		for _, m := range path {
 			o.trace = append(o.trace, m.String())
 		}
 	}
-	visit = func(s *state) {
+	var visit func(s *state, as uint64)
+	visit = func(s *state, as uint64) {
 		if o.cut = o.states >= most; o.cut {
 			return
 		}
 		o.states++
 		o.depth = max(o.depth, len(path))
-		key := digest(s)
-		underWay[key] = true
+		underWay[as] = struct{}{}
 		violation := w.wrong(s)
 		if violation == "" {
 			alive := w.next(s, func(m move, t state) {
@@ -322,13 +317,14 @@ func deep(w *world, most int) *outcome {
 				if o.violation != "" || o.cut {
 					return
 				}
-				on, known := underWay[digest(&t)]
+				to := w.digest(&t)
+				_, on := underWay[to]
 				path = append(path, m)
 				switch {
 				case on:
 					stop(&t, "it goes round for ever")
-				case !known:
-					visit(&t)
+				case seen.add(to):
+					visit(&t, to)
 				}
 				path = path[:len(path)-1]
 			})
@@ -340,10 +336,12 @@ func deep(w *world, most int) *outcome {
 		if violation != "" {
 			stop(s, violation)
 		}
-		underWay[key] = false
+		delete(underWay, as)
 	}
 	first := w.first()
-	visit(&first)
+	as := w.digest(&first)
+	seen.add(as)
+	visit(&first, as)
 	return o
 }
 
@@ -358,12 +356,10 @@ type frame struct {
 // broad visits states in the order of their distance, so many at most: the first violation that it finds has the shortest trace.
 func broad(w *world, most int) *outcome {
 	o := new(outcome)
-	seen := map[uint64]struct{}{}
+	var seen digests
 	var queue []frame
 	push := func(f frame) {
-		key := digest(&f.state)
-		if _, ok := seen[key]; !ok {
-			seen[key] = struct{}{}
+		if seen.add(w.digest(&f.state)) {
 			queue = append(queue, f)
 		}
 	}
@@ -433,17 +429,19 @@ func walk(w *world, seed uint64, times int) *outcome {
 
 // choose takes one of the moves that can follow, seldom a fault. It reports whether something other than a fault can follow, and whether it took one.
 func (w *world) choose(s *state, r *rand.Rand) (next state, by move, alive, took bool) {
-	fault, live, faults := r.IntN(faultEvery) == 0, 0, 0
+	fault, moves, faults := r.IntN(faultEvery) == 0, 0, 0
 	var broken state
 	var how move
 	pick := func(m move, t state) {
-		if live++; r.IntN(live) == 0 {
+		if moves++; r.IntN(moves) == 0 {
 			next, by = t, m
 		}
 	}
 	w.serve(s, pick)
 	w.keep(s, pick)
 	w.shut(s, pick)
+	live := moves
+	w.stray(s, pick)
 	w.fail(s, func(m move, t state) {
 		if faults++; r.IntN(faults) == 0 {
 			broken, how = t, m

@@ -1,7 +1,7 @@
 package explore_test
 
 import (
-	"fmt"
+	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -17,6 +17,8 @@ const (
 	producers, perProducer = 2, 3
 	requests               = producers * perProducer
 	keepers                = 2
+	// boundNano and costNano are what requests reserve and cost, each a bit more than the one before or twice as much.
+	boundNano, costNano = 10_000, 64
 	// vast is how much more than others those requests reserve that a lease leaves no room for.
 	vast = 220_000
 )
@@ -172,6 +174,9 @@ type world struct {
 	known    map[int32]known
 	does     map[int32]uint32
 	aparts   map[pair]string
+	// origins are what the calls of the reconciler and of keepers come of.
+	origins map[int32]origin
+	*likeness
 }
 
 // fact names something that was computed before: of what kind, and what it hangs on.
@@ -250,7 +255,8 @@ func newWorld(c config) *world {
 		held: [][]lua.Entry{nil}, heldBy: map[string]int32{"": 0}, steps: map[[3]int32]int32{}, installs: map[[3]int32]int32{},
 		closings: map[closingKey]closingPlan{}, places: map[server]lua.Place{}, owes: map[[3]int32]bool{},
 		facts: map[fact]int32{}, acts: map[fact]act{}, rounds: map[[2]int32]uint64{}, known: map[int32]known{},
-		does: map[int32]uint32{}, aparts: map[pair]string{},
+		does: map[int32]uint32{}, aparts: map[pair]string{}, origins: map[int32]origin{},
+		likeness: newLikeness(c),
 	}
 }
 
@@ -262,18 +268,21 @@ func must(err error) {
 
 // Amounts by request; no two sums of them are equal, so that a sum says whose costs it holds.
 func (w *world) bound(r int) int64 {
-	b := 10_000 + int64(1)<<r
+	b := boundNano + int64(1)<<r
 	if w.leases != ([producers]uint8{}) && w.leases[r/perProducer] == unleased {
 		b += vast // a lease gets an eighth of what is left, and both do not fit
 	}
 	return b
 }
 
-func cost(r int) int64 { return int64(64) << r }
+func cost(r int) int64 { return int64(costNano) << r }
 
-func id(r int) string { return fmt.Sprintf("r%d/1", r) }
+func id(r int) string { return requestName(r) + "/1" }
 
-func name(p int) string { return [...]string{"pa", "pb"}[p] }
+// Names are such that whatever holds them can be renamed.
+func requestName(r int) string { return "#" + strconv.Itoa(r) }
+
+func name(p int) string { return "@" + strconv.Itoa(p) }
 
 func (w *world) hold(r int) lua.Hold {
 	return lua.Hold{Balance: keyspace.Balance("budget", 1, ""), Limit: w.limit, Amount: w.bound(r), Hard: true}
@@ -295,10 +304,14 @@ func (w *world) first() state {
 	s := state{replids: 1, left: w.faults}
 	s.primary.replid, s.replica.replid = 1, 1
 	for p := range producers {
-		if p == 1 && w.late {
-			break
+		if p == 0 || !w.late {
+			w.announce(&s, p)
 		}
-		w.announce(&s, p)
+	}
+	for p := range producers {
+		if s.p[p].phase != announced {
+			continue
+		}
 		s.p[p].spool = w.add(s.p[p].spool, w.started(p))
 		s.costs, s.p[p].shipped = w.add(s.costs, w.started(p)), 1
 		s.p[p].phase = serving
