@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// future is what follows a state: digests of what can, whether anything has to, and what is wrong with it.
+// future is what follows a state: digests of what can and is not like itself, whether anything has to, and whether it is wrong.
 type future struct {
 	next  uint64
 	alive bool
@@ -19,7 +19,12 @@ type future struct {
 func (w *world) onwards(s *state) future {
 	var all []uint64
 	f := future{wrong: w.wrong(s) != ""}
-	f.alive = w.next(s, func(_ move, t state) { all = append(all, w.digest(&t)) })
+	own := w.digest(s)
+	f.alive = w.next(s, func(_ move, t state) {
+		if d := w.digest(&t); d != own {
+			all = append(all, d)
+		}
+	})
 	if !f.alive && w.unfinished(s) != "" {
 		f.wrong = true
 	}

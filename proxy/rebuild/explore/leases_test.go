@@ -256,8 +256,9 @@ func (w *world) leaseEnded(s *state, p int) int32 {
 
 // What a record does, as a bit: those of the opening of a request are by its number, those about leases by the producer's.
 const (
-	opensLease = 1 << 16
-	endsLease  = 1 << 24
+	endsRequest = 1 << 8
+	opensLease  = 1 << 16
+	endsLease   = 1 << 24
 )
 
 // noted notes what a record does.
@@ -266,12 +267,22 @@ func (w *world) noted(does uint32, rec int32) int32 {
 	return rec
 }
 
+// computed marks what shows has computed.
+const computed = 1 << 31
+
 // shows is what the records of a log do.
-func (w *world) shows(log int32) (all uint32) {
-	for _, rec := range w.of(log) {
-		all |= w.does[rec]
+func (w *world) shows(log int32) uint32 {
+	for int(log) >= len(w.shown) {
+		w.shown = append(w.shown, 0)
 	}
-	return all
+	if w.shown[log] == 0 {
+		all := uint32(computed)
+		for _, rec := range w.of(log) {
+			all |= w.does[rec]
+		}
+		w.shown[log] = all
+	}
+	return w.shown[log]
 }
 
 // surfaced is a record as it comes into the log. Mutations let what a lease's holder opened behind the charge of its lease count by itself, as of no lease: one

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/rateguard/rateguard/schemas/keyspace"
 )
 
 // renaming gives producers and requests other numbers: its elements are the new ones.
@@ -95,14 +97,16 @@ type origin struct {
 	fenced          [producers]bool
 }
 
-// likeness knows which states are alike: those that differ in the names of producers and requests, or in which of two producers' records comes first in a part of
-// the log that everybody has read to its end or not at all. What follows of them is alike too, which TestAlikeStatesGoOnAlike shows. There are up to a hundred of one kind.
+// likeness knows which states are alike: those that differ in the names of producers and requests, in which of two producers' records comes first in a part of
+// the log that everybody has read to its end or not at all, or in what nobody will look at any more. What follows of them is alike too, which TestAlikeStatesGoOnAlike
+// shows. There are a hundred of one kind and more.
 type likeness struct {
 	renamings []renaming
 	// By number, and for each renaming: the digests of records, of lists in order, of the states of servers, and of what servers showed.
 	recordsAs, listsAs, statesAs, heldAs, topicsAs [][]uint64
-	// streams says by record whose it is.
-	streams []int8
+	// streams says by record whose it is, holdings by the state of a server which requests it knows.
+	streams  []int8
+	holdings []uint64
 }
 
 // Whose a record is that is no producer's.
@@ -307,8 +311,88 @@ type (
 	}
 )
 
+// forget leaves out what nobody will look at any more: what is known of requests that are over, settles that come too late for anything, and servers that nothing can reach.
+func (w *world) forget(s *state) {
+	if s.left.failover == 0 {
+		s.replica = server{}
+	}
+	shown := w.shows(s.costs)
+	for _, call := range []int32{s.stale, s.k[0].install, s.k[1].install} {
+		if call != 0 {
+			shown &= w.shows(w.upTo(s.costs, w.origins[call].to+1))
+		}
+	}
+	held := w.holding(s.primary.keys) | w.holding(s.replica.keys) | w.holding(s.old.keys)
+	for r := range requests {
+		q := &s.r[r]
+		if !q.calling {
+			q.least = 0
+		}
+		if q.at == ended || q.at == gone {
+			q.over = false
+		}
+		if q.at == gone {
+			q.epoch, q.op = 0, 0
+		}
+		// No server has it, and the log has its end, also where an installation was made of it.
+		if q.settling && !q.calling && held>>r&1 == 0 && shown&(endsRequest<<r) != 0 {
+			q.settling = false
+		}
+	}
+	if s.old.replid != 0 && !w.reached(s) {
+		s.old = server{}
+	}
+}
+
+// upTo is the beginning of a list.
+func (s *shelf) upTo(list, size int32) int32 {
+	for s.size(list) > size {
+		list = s.lists[list].before
+	}
+	return list
+}
+
+// reached reports whether a call can still come to the old primary: by a request that is not over, or of a closer.
+func (w *world) reached(s *state) bool {
+	if s.left.crash+s.left.lose+s.left.power+s.left.zombie > 0 {
+		return true
+	}
+	for r := range requests {
+		p, q := &s.p[r/perProducer], &s.r[r]
+		over := q.at == ended || q.at == gone || q.at == idle && (!p.alive() && p.phase != unborn || r%perProducer >= w.active[r/perProducer])
+		if q.calling || q.settling || !over {
+			return true
+		}
+	}
+	for p := range producers {
+		if s.l[p] != (lease{}) || w.leases[p] != unleased || s.p[p].phase != serving && s.c[p].step < 5 {
+			return true
+		}
+	}
+	return false
+}
+
+// holding are the requests of which a server knows something, as a set of bits.
+func (w *world) holding(n int32) uint64 {
+	for int(n) >= len(w.holdings) {
+		bits := uint64(0)
+		for field := range w.states[len(w.holdings)][keyspace.State(workspace)] {
+			for r := range requests {
+				if field == "e"+id(r) {
+					bits |= 1 << r
+				}
+			}
+		}
+		w.holdings = append(w.holdings, bits)
+	}
+	return w.holdings[n]
+}
+
 // digest stands for all states that are like this one.
-func (w *world) digest(s *state) uint64 {
+func (w *world) digest(whole *state) uint64 {
+	of := *whole
+	s := &of
+	w.forget(s)
 	// What has names is looked up once, and by each renaming then.
 	log, cuts, calls := w.of(s.costs), w.cuts(s), [...]int32{s.step, s.spare, s.stale, s.k[0].install, s.k[1].install}
 	for _, rec := range log {

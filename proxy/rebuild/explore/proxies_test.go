@@ -413,12 +413,12 @@ func (w *world) end(s *state, r int) int32 {
 		if w.takes(r) {
 			from = leaseID(r / perProducer)
 		}
-		return w.record(workspace, &rateguardv1.Event{
+		return w.noted(endsRequest<<r, w.record(workspace, &rateguardv1.Event{
 			Id: "ended-" + requestName(r), ProducerId: name(r / perProducer), Sequence: w.numbered(s.p[r/perProducer].spool) + 1, WorkspaceId: workspace,
 			Body: &rateguardv1.Event_CostSettled{CostSettled: &rateguardv1.CostSettled{Outcome: &rateguardv1.Outcome{
 				ReservationId: id(r), Revision: 1, Kind: rateguardv1.OutcomeKind_OUTCOME_KIND_SETTLED, CostNanoUsd: &c, Subject: w.subject(r), Holds: w.holds(r), BoundNanoUsd: &b, LeaseId: from,
 			}}},
-		})
+		}))
 	})
 }
 

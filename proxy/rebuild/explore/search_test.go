@@ -121,14 +121,18 @@ func (s *state) forgetLate() {
 // next emits every state that can follow, and reports whether anything has to follow: neither a fault nor a call that may as well be lost does.
 func (w *world) next(s *state, out emit) (alive bool) {
 	live := func(m move, t state) {
-		alive = true
+		alive, w.optional = true, false
 		out(m, t)
 	}
 	w.serve(s, live)
 	w.keep(s, live)
 	w.shut(s, live)
-	w.stray(s, out)
-	w.fail(s, out)
+	may := func(m move, t state) {
+		w.optional = true
+		out(m, t)
+	}
+	w.stray(s, may)
+	w.fail(s, may)
 	return alive
 }
 
@@ -321,6 +325,7 @@ func deep(w *world, most int) *outcome {
 				_, on := underWay[to]
 				path = append(path, m)
 				switch {
+				case to == as && w.optional: // a call that came too late for anything
 				case on:
 					stop(&t, "it goes round for ever")
 				case seen.add(to):

@@ -173,10 +173,13 @@ type world struct {
 	rounds   map[[2]int32]uint64
 	known    map[int32]known
 	does     map[int32]uint32
+	shown    []uint32
 	aparts   map[pair]string
 	// origins are what the calls of the reconciler and of keepers come of.
 	origins map[int32]origin
 	*likeness
+	// optional says that what was emitted last need not happen.
+	optional bool
 }
 
 // fact names something that was computed before: of what kind, and what it hangs on.
