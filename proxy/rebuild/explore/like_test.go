@@ -322,7 +322,11 @@ func (w *world) forget(s *state) {
 			shown &= w.shows(w.upTo(s.costs, w.origins[call].to+1))
 		}
 	}
-	held := w.holding(s.primary.keys) | w.holding(s.replica.keys) | w.holding(s.old.keys)
+	held := w.holding(s.primary.keys) | w.holding(s.replica.keys)
+	_, granting := w.reached(s)
+	if granting {
+		held |= w.holding(s.old.keys)
+	}
 	for r := range requests {
 		q := &s.r[r]
 		if !q.calling {
@@ -339,8 +343,14 @@ func (w *world) forget(s *state) {
 			q.settling = false
 		}
 	}
-	if s.old.replid != 0 && !w.reached(s) {
+	if s.old.replid == 0 {
+		return
+	}
+	switch called, _ := w.reached(s); {
+	case !called:
 		s.old = server{}
+	case !granting: // what it answers to anything else hangs on its epoch
+		s.old = server{replid: ^uint8(w.place(s.old).Epoch)}
 	}
 }
 
@@ -352,24 +362,28 @@ func (s *shelf) upTo(list, size int32) int32 {
 	return list
 }
 
-// reached reports whether a call can still come to the old primary: by a request that is not over, or of a closer.
-func (w *world) reached(s *state) bool {
-	if s.left.crash+s.left.lose+s.left.power+s.left.zombie > 0 {
-		return true
+// reached reports whether a call can still come to the old primary, and whether one can that asks for something, or what it holds: of a request that is not over, or of
+// a closer.
+func (w *world) reached(s *state) (called, granting bool) {
+	if s.left.crash+s.left.lose+s.left.power+s.left.zombie > 0 || w.leases != ([producers]uint8{}) {
+		return true, true
+	}
+	for p := range producers {
+		if s.p[p].phase != serving && s.c[p].step < 5 {
+			return true, true
+		}
 	}
 	for r := range requests {
 		p, q := &s.p[r/perProducer], &s.r[r]
-		over := q.at == ended || q.at == gone || q.at == idle && (!p.alive() && p.phase != unborn || r%perProducer >= w.active[r/perProducer])
-		if q.calling || q.settling || !over {
-			return true
+		switch {
+		case q.at == idle && (!p.alive() || r%perProducer >= w.active[r/perProducer]):
+		case q.at == idle || q.calling:
+			granting = true
+		case q.settling || q.at != ended && q.at != gone:
+			called = true
 		}
 	}
-	for p := range producers {
-		if s.l[p] != (lease{}) || w.leases[p] != unleased || s.p[p].phase != serving && s.c[p].step < 5 {
-			return true
-		}
-	}
-	return false
+	return called || granting, granting
 }
 
 // holding are the requests of which a server knows something, as a set of bits.
