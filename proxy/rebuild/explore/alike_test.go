@@ -20,8 +20,9 @@ func (w *world) onwards(s *state) future {
 	var all []uint64
 	f := future{wrong: w.wrong(s) != ""}
 	own := w.digest(s)
-	f.alive = w.next(s, func(_ move, t state) {
+	w.next(s, func(_ move, t state) {
 		if d := w.digest(&t); d != own {
+			f.alive = f.alive || !w.optional
 			all = append(all, d)
 		}
 	})

@@ -118,10 +118,10 @@ func (s *state) forgetLate() {
 	}
 }
 
-// next emits every state that can follow, and reports whether anything has to follow: neither a fault nor a call that may as well be lost does.
-func (w *world) next(s *state, out emit) (alive bool) {
+// next emits every state that can follow. Optional are those that need not: neither a fault nor a call that may as well be lost has to happen.
+func (w *world) next(s *state, out emit) {
 	live := func(m move, t state) {
-		alive, w.optional = true, false
+		w.optional = false
 		out(m, t)
 	}
 	w.serve(s, live)
@@ -133,7 +133,6 @@ func (w *world) next(s *state, out emit) (alive bool) {
 	}
 	w.stray(s, may)
 	w.fail(s, may)
-	return alive
 }
 
 // counts is what requests take of the budget when a grant was just given to one, or a lease to a producer: what was sent and may cost, at its bound, what was served,
@@ -316,16 +315,20 @@ func deep(w *world, most int) *outcome {
 		underWay[as] = struct{}{}
 		violation := w.wrong(s)
 		if violation == "" {
-			alive := w.next(s, func(m move, t state) {
+			alive := false
+			w.next(s, func(m move, t state) {
 				o.moves++
 				if o.violation != "" || o.cut {
 					return
 				}
 				to := w.digest(&t)
+				if to == as {
+					return // nobody can tell that it happened
+				}
+				alive = alive || !w.optional
 				_, on := underWay[to]
 				path = append(path, m)
 				switch {
-				case to == as && w.optional: // a call that came too late for anything
 				case on:
 					stop(&t, "it goes round for ever")
 				case seen.add(to):
@@ -333,7 +336,7 @@ func deep(w *world, most int) *outcome {
 				}
 				path = path[:len(path)-1]
 			})
-			if !alive {
+			if !alive && o.violation == "" && !o.cut {
 				o.ends++
 				violation = w.unfinished(s)
 			}
@@ -363,12 +366,13 @@ func broad(w *world, most int) *outcome {
 	o := new(outcome)
 	var seen digests
 	var queue []frame
-	push := func(f frame) {
-		if seen.add(w.digest(&f.state)) {
+	push := func(f frame, as uint64) {
+		if seen.add(as) {
 			queue = append(queue, f)
 		}
 	}
-	push(frame{state: w.first(), from: -1})
+	first := w.first()
+	push(frame{state: first, from: -1}, w.digest(&first))
 	for at := 0; at < len(queue); at++ {
 		if o.cut = o.states == most; o.cut {
 			return o
@@ -378,9 +382,13 @@ func broad(w *world, most int) *outcome {
 		o.depth = f.depth
 		o.violation = w.wrong(&f.state)
 		if o.violation == "" {
-			alive := w.next(&f.state, func(m move, t state) {
+			alive, as := false, w.digest(&f.state)
+			w.next(&f.state, func(m move, t state) {
 				o.moves++
-				push(frame{state: t, depth: f.depth + 1, from: int32(at), by: m})
+				if to := w.digest(&t); to != as {
+					alive = alive || !w.optional
+					push(frame{state: t, depth: f.depth + 1, from: int32(at), by: m}, to)
+				}
 			})
 			if !alive {
 				o.ends++
