@@ -40,7 +40,7 @@ build: ## Build every command into bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(patsubst %,./%/...,$(wildcard */cmd))
 
 .PHONY: test
-test: ## Run every test that a laptop can run, with the race detector
+test: ## Run every test that a laptop can run, with the race detector where there is more than one goroutine
 	@packages=$$(go list work | grep -vE '$(REAL)|/tests/arch$$|/rebuild/explore$$'); \
 	( failed=0; \
 		go test -race -shuffle=on -timeout 20m -json $$packages || failed=1; \

@@ -292,8 +292,8 @@ func (o *outcome) String() string {
 	return s
 }
 
-// deep visits one of each states that are alike and can be reached, so many at most, and ends at the first violation. A state that comes back without a fault is
-// one too: then something goes round for ever.
+// deep visits one state of each kind that can be reached, so many at most, and ends at the first violation. A kind that comes back behind another is one too: then
+// something goes round for ever.
 func deep(w *world, most int) *outcome {
 	o := new(outcome)
 	var seen digests
