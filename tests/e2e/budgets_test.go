@@ -216,7 +216,7 @@ func TestSmallCallsSpendABudgetExactly(t *testing.T) {
 				switch status, code := askAt(t, s.ProxyURL, call); {
 				case code == "budget_exceeded":
 					return
-				case status != http.StatusOK && code != "budget_contention":
+				case status != http.StatusOK && code != "budget_contention" && code != "store_unavailable": // where the machine stalls for longer than a decision may take
 					t.Errorf("answer %d %s", status, code)
 					return
 				}
