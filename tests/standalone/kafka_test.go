@@ -164,3 +164,56 @@ func TestAnUnfinishedCompactionIsUndone(t *testing.T) {
 		})
 	}
 }
+
+// Who was in a group when the broker stopped is not in it when it starts again, also where the member keeps its seat on leaving.
+func TestABrokerStartsWithoutMembers(t *testing.T) {
+	dir := t.TempDir()
+	s, c := broker(t, dir)
+	if _, err := kadm.NewClient(c).CreateTopic(t.Context(), 1, 1, nil, "topic"); err != nil {
+		t.Fatal(err)
+	}
+	member, err := kgo.NewClient(
+		kgo.SeedBrokers(s.Brokers()), kgo.ConsumerGroup("group"), kgo.InstanceID("standalone"), kgo.ConsumeTopics("topic"), kgo.DisableAutoCommit(),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.ProduceSync(t.Context(), &kgo.Record{Topic: "topic"}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	read := member.PollFetches(t.Context()).Records()
+	if len(read) != 1 {
+		t.Fatalf("read %d records", len(read))
+	}
+	if err := member.CommitRecords(t.Context(), read...); err != nil {
+		t.Fatal(err)
+	}
+	member.Close()
+	if n := members(t, c); n != 1 {
+		t.Fatalf("%d members are left before the broker stops, want the one that has a seat", n)
+	}
+	stop(t, s, c)
+	s, c = broker(t, dir)
+	if n := members(t, c); n != 0 {
+		t.Errorf("%d members", n)
+	}
+	committed, err := kadm.NewClient(c).FetchOffsets(t.Context(), "group")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at, ok := committed.Lookup("topic", 0); !ok || at.At != 1 {
+		t.Errorf("the group is at %+v, want 1", at)
+	}
+	stop(t, s, c)
+}
+
+// members is how many the group has.
+func members(t *testing.T, c *kgo.Client) int {
+	t.Helper()
+	groups, err := kadm.NewClient(c).DescribeGroups(t.Context(), "group")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(groups["group"].Members)
+}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -63,6 +64,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err := c.recover(); err != nil {
 		return nil, err
 	}
+	if err := forgetMembers(c.live()); err != nil {
+		return nil, err
+	}
 	if err := c.run(ctx); err != nil {
 		// The log is as it was; a start with an uncompacted log is better than none.
 		cfg.Log.Error("compacting the log", slog.Any("error", err))
@@ -79,6 +83,16 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	s := &Server{cluster: cluster, address: addresses[0], stop: make(chan struct{}), done: make(chan struct{})}
 	go s.retain()
 	return s, nil
+}
+
+// forgetMembers makes a start after a clean stop one like any other, of groups that nobody is in. The broker would keep the members
+// of its former life, which have all ended, until their sessions do; and when the session of one ends in the instant in which its
+// successor joins under the same instance id, it is taken off twice, and nobody can join that group again.
+func forgetMembers(dir string) error {
+	if err := os.Remove(filepath.Join(dir, "session_state.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the sessions of the embedded broker: %w", err)
+	}
+	return nil
 }
 
 // open starts the broker on a folder.
