@@ -160,19 +160,19 @@ func TestAStoppedServerTakesNothingLate(t *testing.T) {
 	})
 	r.Continue()
 	continued := time.Now()
-	works := func() bool {
+	var tries []outcome // on a loaded machine some run without an answer in time
+	redistest.Until(t, "an admission", func() bool {
 		o := c.once(a)
+		tries = append(tries, o)
 		return o.err == nil && o.admitted
-	}
-	redistest.Until(t, "an admission", works)
+	})
 	back := time.Since(continued)
 	stopTimers()
 	timerTook := floors()
-	all := c.end()
-	extra := int64(1) // the admission above
+	all := append(c.end(), tries...)
 
 	var took []time.Duration
-	sum, failed := extra, 0
+	sum, failed := int64(0), 0
 	var unknown []outcome
 	for _, o := range all {
 		switch {
@@ -193,14 +193,15 @@ func TestAStoppedServerTakesNothingLate(t *testing.T) {
 		}
 	}
 	slices.Sort(took)
-	ran, rdb := int64(0), r.Client()
+	ran, rdb, timer := int64(0), r.Client(), quantile(timerTook, 1)
 	for _, o := range unknown {
 		at := marked(t, rdb, o)
 		if at == 0 {
 			continue
 		}
 		ran++
-		if late := time.UnixMicro(at).Sub(o.sent) - lua.DefaultTimeout; late > time.Millisecond { // one machine, one clock
+		// One machine, one clock; but a caller may be held up between the two as a timer is.
+		if late := time.UnixMicro(at).Sub(o.sent) - lua.DefaultTimeout; late > time.Millisecond+timer-lua.DefaultTimeout {
 			t.Errorf("a call took something %s after its deadline", late)
 		}
 	}
@@ -208,20 +209,24 @@ func TestAStoppedServerTakesNothingLate(t *testing.T) {
 	t.Logf("FIGURE stopped for %s: %d decisions meanwhile (%d failed), p50 %s p99 %s max %s; timers p50 %s p99 %s max %s; goroutines %d before, at most %d; back after %s; "+
 		"%d without an answer, of which %d had run in time and none late; used %d = admitted %d + %d",
 		continued.Sub(stopped).Round(time.Millisecond), len(took), failed, quantile(took, .5), quantile(took, .99), quantile(took, 1),
-		quantile(timerTook, .5), quantile(timerTook, .99), quantile(timerTook, 1), before, most, back.Round(time.Millisecond), len(unknown), ran, used, sum, ran)
-	if worst, timer := quantile(took, 1), quantile(timerTook, 1); worst > 2*timer+lua.DefaultTimeout {
+		quantile(timerTook, .5), quantile(timerTook, .99), timer, before, most, back.Round(time.Millisecond), len(unknown), ran, used, sum, ran)
+	if worst := quantile(took, 1); worst > 2*timer+lua.DefaultTimeout {
 		t.Errorf("worst decision %s, a timer of its length takes %s", worst, timer)
 	}
-	if most > before+16 || back > time.Second || failed == 0 {
+	if most > before+16 || back > 10*time.Second || failed == 0 { // a loaded machine takes some tries
 		t.Errorf("goroutines from %d to %d, back after %s, %d failed", before, most, back, failed)
 	}
 	if used != sum+ran {
 		t.Errorf("%d used, want %d admitted and %d whose answer was lost", used, sum, ran)
 	}
 	for _, o := range unknown {
-		if err := a.Adjust(t.Context(), lua.Cancel, c.request(o), 0); err != nil {
-			t.Fatal(err)
-		}
+		redistest.Until(t, "a cancellation", func() bool {
+			err := a.Adjust(t.Context(), lua.Cancel, c.request(o), 0)
+			if err != nil && !errors.Is(err, lua.ErrUnavailable) {
+				t.Fatal(err)
+			}
+			return err == nil
+		})
 	}
 	if used := c.used(a, "ws"); used != sum {
 		t.Errorf("after the cancellations %d used, want %d", used, sum)
