@@ -26,11 +26,13 @@ func (w *world) strayCalls(s *state, out emit) {
 		t.stale = 0
 		out(move{"install-late", 0}, t)
 	}
-	if s.spare != 0 {
-		t := *s
-		w.run(&t.primary, s.spare)
-		t.spare = 0
-		out(move{"reconcile-late", 0}, t)
+	for i, on := range s.servers() {
+		if s.spare != 0 && w.meets(*on, s.spare) {
+			t := *s
+			w.run(t.servers()[i], s.spare)
+			t.spare = 0
+			out(move{[]string{"reconcile-late", "reconcile-late-on-old"}[i], 0}, t)
+		}
 	}
 }
 
@@ -153,46 +155,54 @@ func (w *world) installation(costs, producers int32, n uint64) int32 {
 
 // reconcile emits the telling of a step of the log.
 func (w *world) reconcile(s *state, out emit) {
-	if s.step != 0 {
+	for i, on := range s.servers() {
+		if s.step == 0 || !w.meets(*on, s.step) {
+			continue
+		}
 		t := *s
-		w.run(&t.primary, s.step)
+		w.run(t.servers()[i], s.step)
 		t.step = 0
-		out(move{"reconcile", 0}, t)
+		out(move{[]string{"reconcile", "reconcile-on-old"}[i], 0}, t)
 		if s.left.late > 0 && s.spare == 0 {
 			t.spare = s.step
 			t.left.late--
-			out(move{"reconcile-twice", 0}, t)
+			out(move{[]string{"reconcile-twice", "reconcile-twice-on-old"}[i], 0}, t)
 		}
 	}
 	if w.rules.noReconciler || s.step != 0 {
 		return
 	}
-	if call := w.step(s); call != 0 {
-		t := *s
-		t.step = call
-		out(move{"read-step", 0}, t)
+	for i, on := range s.servers() {
+		if i > 0 && !w.grants(s) {
+			continue
+		}
+		if call := w.step(*on, s.costs); call != 0 {
+			t := *s
+			t.step = call
+			out(move{[]string{"read-step", "read-step-of-old"}[i], 0}, t)
+		}
 	}
 }
 
-// step is the call that tells the primary how the log went on behind where it stands; 0 where no reservation ended and nothing was taken from a lease.
-func (w *world) step(s *state) int32 {
-	at := plan.Standing{Place: w.place(s.primary)}
-	if at.Epoch == 0 || at.At+1 >= int64(w.size(s.costs)) {
+// step is the call that tells a server how the log went on behind where it stands; 0 where no reservation ended and nothing was taken from a lease.
+func (w *world) step(on server, costs int32) int32 {
+	at := plan.Standing{Place: w.place(on)}
+	if at.Epoch == 0 || at.At+1 >= int64(w.size(costs)) {
 		return 0
 	}
-	key := [3]int32{s.costs, int32(at.At), int32(at.Epoch)}
+	key := [3]int32{costs, int32(at.At), int32(at.Epoch)}
 	call, ok := w.steps[key]
 	if ok {
 		return call
 	}
 	v := w.newView()
 	v.Touch(workspace)
-	w.read(v, s.costs, 0, int(at.At)+1)
+	w.read(v, costs, 0, int(at.At)+1)
 	v.Steps()
 	if at.At%2 == 0 && v.Workspace(workspace) != nil { // whole sums and those that changed in turn
 		at.Posted = plan.Fields(v.Workspace(workspace).Posted())
 	}
-	w.read(v, s.costs, int(at.At)+1, len(w.of(s.costs)))
+	w.read(v, costs, int(at.At)+1, len(w.of(costs)))
 	for _, step := range v.Steps() {
 		w.hidden(v, &step)
 		if len(step.Ended) == 0 && len(step.Taken) == 0 || at.Ahead(&step) || at.Behind(&step) {
@@ -201,7 +211,7 @@ func (w *world) step(s *state) int32 {
 		w.on = nil
 		_, _, _, _ = w.balances.Reconcile(w.ctx(), w.told(at.Step(&step, v.Workspace(workspace), plan.Fields(v.Workspace(workspace).Posted())))) // it is noted
 		call = w.sent
-		w.comes(call, origin{from: int32(at.At), to: w.size(s.costs) - 1, epoch: int32(at.Epoch)})
+		w.comes(call, origin{from: int32(at.At), to: w.size(costs) - 1, epoch: int32(at.Epoch)})
 	}
 	w.steps[key] = call
 	return call

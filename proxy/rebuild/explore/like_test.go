@@ -12,8 +12,6 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
-
-	"github.com/rateguard/rateguard/schemas/keyspace"
 )
 
 // renaming gives producers and requests other numbers: its elements are the new ones.
@@ -104,16 +102,17 @@ type likeness struct {
 	renamings []renaming
 	// By number, and for each renaming: the digests of records, of lists in order, of the states of servers, and of what servers showed.
 	recordsAs, listsAs, statesAs, heldAs, topicsAs [][]uint64
-	// streams says by record whose it is, holdings by the state of a server which requests it knows.
+	// streams says by record whose it is, holdings by the state of a server which requests it knows, legibles what is left of one.
 	streams  []int8
 	holdings []uint64
+	legibles map[reading]int32
 }
 
 // Whose a record is that is no producer's.
 const everybodys = producers
 
 func newLikeness(c config) *likeness {
-	return &likeness{renamings: renamings(c)}
+	return &likeness{renamings: renamings(c), legibles: map[reading]int32{}}
 }
 
 // as looks up digests by number, and computes those that are missing.
@@ -310,97 +309,6 @@ type (
 		closer
 	}
 )
-
-// forget leaves out what nobody will look at any more: what is known of requests that are over, settles that come too late for anything, and servers that nothing can reach.
-func (w *world) forget(s *state) {
-	if s.left.failover == 0 {
-		s.replica = server{}
-	}
-	shown := w.shows(s.costs)
-	for _, call := range []int32{s.stale, s.k[0].install, s.k[1].install} {
-		if call != 0 {
-			shown &= w.shows(w.upTo(s.costs, w.origins[call].to+1))
-		}
-	}
-	held := w.holding(s.primary.keys) | w.holding(s.replica.keys)
-	_, granting := w.reached(s)
-	if granting {
-		held |= w.holding(s.old.keys)
-	}
-	for r := range requests {
-		q := &s.r[r]
-		if !q.calling {
-			q.least = 0
-		}
-		if q.at == ended || q.at == gone {
-			q.over = false
-		}
-		if q.at == gone {
-			q.epoch, q.op = 0, 0
-		}
-		// No server has it, and the log has its end, also where an installation was made of it.
-		if q.settling && !q.calling && held>>r&1 == 0 && shown&(endsRequest<<r) != 0 {
-			q.settling = false
-		}
-	}
-	if s.old.replid == 0 {
-		return
-	}
-	switch called, _ := w.reached(s); {
-	case !called:
-		s.old = server{}
-	case !granting: // what it answers to anything else hangs on its epoch
-		s.old = server{replid: ^uint8(w.place(s.old).Epoch)}
-	}
-}
-
-// upTo is the beginning of a list.
-func (s *shelf) upTo(list, size int32) int32 {
-	for s.size(list) > size {
-		list = s.lists[list].before
-	}
-	return list
-}
-
-// reached reports whether a call can still come to the old primary, and whether one can that asks for something, or what it holds: of a request that is not over, or of
-// a closer.
-func (w *world) reached(s *state) (called, granting bool) {
-	if s.left.crash+s.left.lose+s.left.power+s.left.zombie > 0 || w.leases != ([producers]uint8{}) {
-		return true, true
-	}
-	for p := range producers {
-		if s.p[p].phase != serving && s.c[p].step < 5 {
-			return true, true
-		}
-	}
-	for r := range requests {
-		p, q := &s.p[r/perProducer], &s.r[r]
-		switch {
-		case q.at == idle && (!p.alive() || r%perProducer >= w.active[r/perProducer]):
-		case q.at == idle || q.calling:
-			granting = true
-		case q.settling || q.at != ended && q.at != gone:
-			called = true
-		}
-	}
-	return called || granting, granting
-}
-
-// holding are the requests of which a server knows something, as a set of bits.
-func (w *world) holding(n int32) uint64 {
-	for int(n) >= len(w.holdings) {
-		bits := uint64(0)
-		for field := range w.states[len(w.holdings)][keyspace.State(workspace)] {
-			for r := range requests {
-				if field == "e"+id(r) {
-					bits |= 1 << r
-				}
-			}
-		}
-		w.holdings = append(w.holdings, bits)
-	}
-	return w.holdings[n]
-}
 
 // digest stands for all states that are like this one.
 func (w *world) digest(whole *state) uint64 {

@@ -122,6 +122,7 @@ func (s *state) forgetLate() {
 func (w *world) next(s *state, out emit) {
 	live := func(m move, t state) {
 		w.optional = false
+		w.drop(&t)
 		out(m, t)
 	}
 	w.serve(s, live)
@@ -129,10 +130,32 @@ func (w *world) next(s *state, out emit) {
 	w.shut(s, live)
 	may := func(m move, t state) {
 		w.optional = true
+		w.drop(&t)
 		out(m, t)
 	}
 	w.stray(s, may)
 	w.fail(s, may)
+}
+
+// drop lets calls of the reconciler end that were made for budgets which are no more, or which nobody asks of the old primary any more: they change nothing, whenever they
+// come, and until then no other is made.
+func (w *world) drop(s *state) {
+	for _, call := range []*int32{&s.step, &s.spare} {
+		if *call != 0 && !w.meets(s.primary, *call) && (s.old.replid == 0 || !w.meets(s.old, *call) || !w.grants(s)) {
+			*call = 0
+		}
+	}
+}
+
+// meets reports whether a call of the reconciler was made for the budgets of a server.
+func (w *world) meets(on server, call int32) bool {
+	return uint64(w.origins[call].epoch) == w.place(on).Epoch
+}
+
+// grants reports whether something can still be asked of the old primary.
+func (w *world) grants(s *state) bool {
+	_, granting := w.reached(s)
+	return granting
 }
 
 // counts is what requests take of the budget when a grant was just given to one, or a lease to a producer: what was sent and may cost, at its bound, what was served,
@@ -446,6 +469,7 @@ func (w *world) choose(s *state, r *rand.Rand) (next state, by move, alive, took
 	var broken state
 	var how move
 	pick := func(m move, t state) {
+		w.drop(&t)
 		if moves++; r.IntN(moves) == 0 {
 			next, by = t, m
 		}
@@ -456,6 +480,7 @@ func (w *world) choose(s *state, r *rand.Rand) (next state, by move, alive, took
 	live := moves
 	w.stray(s, pick)
 	w.fail(s, func(m move, t state) {
+		w.drop(&t)
 		if faults++; r.IntN(faults) == 0 {
 			broken, how = t, m
 		}
