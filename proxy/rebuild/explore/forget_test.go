@@ -54,6 +54,11 @@ func (w *world) forget(s *state) {
 			q.settling = false
 		}
 	}
+	for p := range producers {
+		if s.left.leave == 0 && w.leases[p] == unleased && !w.asksMore(s, p) {
+			s.p[p].fenced = false
+		}
+	}
 	if s.old.replid == 0 {
 		return
 	}
@@ -125,6 +130,16 @@ func (w *world) reached(s *state) (called, granting bool) {
 		}
 	}
 	return called || granting, granting
+}
+
+// asksMore reports whether a request of a process may still be asked for, or be opened.
+func (w *world) asksMore(s *state, p int) bool {
+	for r := p * perProducer; r < p*perProducer+w.active[p]; r++ {
+		if at := s.r[r].at; at < cancelling {
+			return true
+		}
+	}
+	return false
 }
 
 // holding are the requests of which a server knows something, as a set of bits.

@@ -153,35 +153,58 @@ func (w *world) installation(costs, producers int32, n uint64) int32 {
 	return call
 }
 
-// reconcile emits the telling of a step of the log.
+// reconcile emits the telling of a step of the log: of what was read before the log went on, or is read now.
 func (w *world) reconcile(s *state, out emit) {
 	for i, on := range s.servers() {
-		if s.step == 0 || !w.meets(*on, s.step) {
+		call := s.step
+		switch {
+		case call == 0:
+			call = w.due(s, i)
+		case !w.meets(*on, call):
+			call = 0
+		}
+		if call == 0 {
 			continue
 		}
 		t := *s
-		w.run(t.servers()[i], s.step)
+		w.run(t.servers()[i], call)
 		t.step = 0
 		out(move{[]string{"reconcile", "reconcile-on-old"}[i], 0}, t)
 		if s.left.late > 0 && s.spare == 0 {
-			t.spare = s.step
+			t.spare = call
 			t.left.late--
 			out(move{[]string{"reconcile-twice", "reconcile-twice-on-old"}[i], 0}, t)
 		}
 	}
-	if w.rules.noReconciler || s.step != 0 {
-		return
-	}
-	for i, on := range s.servers() {
-		if i > 0 && !w.grants(s) {
-			continue
+}
+
+// behind emits a move, and the same with a step of the log on its way that was read just before, where the move made the log longer. A step that is read at any other time
+// can as well be read later, with the same to tell.
+func (w *world) behind(s *state, out emit) emit {
+	return func(m move, t state) {
+		w.drop(&t)
+		out(m, t)
+		if t.costs == s.costs || s.step != 0 {
+			return
 		}
-		if call := w.step(*on, s.costs); call != 0 {
-			t := *s
-			t.step = call
-			out(move{[]string{"read-step", "read-step-of-old"}[i], 0}, t)
+		for i := range s.servers() {
+			t := t
+			if t.step = w.due(s, i); t.step == 0 {
+				continue
+			}
+			if w.drop(&t); t.step != 0 {
+				out(move{m.what + []string{", a step was read", ", a step for the old one was read"}[i], m.who}, t)
+			}
 		}
 	}
+}
+
+// due is the call that tells a server the next step of the log; 0 where there is none, or nobody looks at that server any more.
+func (w *world) due(s *state, i int) int32 {
+	if w.rules.noReconciler || i > 0 && !w.grants(s) {
+		return 0
+	}
+	return w.step(*s.servers()[i], s.costs)
 }
 
 // step is the call that tells a server how the log went on behind where it stands; 0 where no reservation ended and nothing was taken from a lease.

@@ -120,9 +120,9 @@ func (s *state) forgetLate() {
 
 // next emits every state that can follow. Optional are those that need not: neither a fault nor a call that may as well be lost has to happen.
 func (w *world) next(s *state, out emit) {
+	out = w.behind(s, out)
 	live := func(m move, t state) {
 		w.optional = false
-		w.drop(&t)
 		out(m, t)
 	}
 	w.serve(s, live)
@@ -130,7 +130,6 @@ func (w *world) next(s *state, out emit) {
 	w.shut(s, live)
 	may := func(m move, t state) {
 		w.optional = true
-		w.drop(&t)
 		out(m, t)
 	}
 	w.stray(s, may)
@@ -468,23 +467,21 @@ func (w *world) choose(s *state, r *rand.Rand) (next state, by move, alive, took
 	fault, moves, faults := r.IntN(faultEvery) == 0, 0, 0
 	var broken state
 	var how move
-	pick := func(m move, t state) {
-		w.drop(&t)
+	pick := w.behind(s, func(m move, t state) {
 		if moves++; r.IntN(moves) == 0 {
 			next, by = t, m
 		}
-	}
+	})
 	w.serve(s, pick)
 	w.keep(s, pick)
 	w.shut(s, pick)
 	live := moves
 	w.stray(s, pick)
-	w.fail(s, func(m move, t state) {
-		w.drop(&t)
+	w.fail(s, w.behind(s, func(m move, t state) {
 		if faults++; r.IntN(faults) == 0 {
 			broken, how = t, m
 		}
-	})
+	}))
 	if faults > 0 && (fault || live == 0 && r.IntN(2) == 0) {
 		next, by = broken, how
 	}
