@@ -3,6 +3,7 @@ package explore_test
 import (
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -135,6 +136,39 @@ func TestAlikeStatesGoOnAlike(t *testing.T) {
 			t.Errorf("only %d of the worlds without a rule went wrong", n)
 		}
 	})
+}
+
+// TestStepsAreReadLate shows that nothing is left out where a step is read as it is told, or before a move that makes the log longer: only states in which a step is on
+// its way that tells all of the log.
+func TestStepsAreReadLate(t *testing.T) {
+	for _, c := range alikeWhole {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(c)
+			reached := func(early bool) map[uint64]bool {
+				w.early = early
+				seen, left := map[uint64]bool{}, map[uint64]bool{}
+				var visit func(s state)
+				visit = func(s state) {
+					d := w.digest(&s)
+					if seen[d] || len(seen) == most {
+						return
+					}
+					seen[d] = true
+					if s.step == 0 || int(w.origins[s.step].to) < int(w.size(s.costs))-1 {
+						left[d] = true
+					}
+					w.next(&s, func(_ move, t state) { visit(t) })
+				}
+				visit(w.first())
+				t.Logf("early %v: %d kinds of states, %d without a step that tells all", early, len(seen), len(left))
+				return left
+			}
+			if late, early := reached(false), reached(true); !maps.Equal(late, early) && !raced {
+				t.Errorf("%d kinds of states and %d", len(late), len(early))
+			}
+		})
+	}
 }
 
 // follow renders what follows of a state.

@@ -158,6 +158,11 @@ func (w *world) reconcile(s *state, out emit) {
 	for i, on := range s.servers() {
 		call := s.step
 		switch {
+		case call == 0 && w.early:
+			if t := *s; w.due(s, i) != 0 {
+				t.step = w.due(s, i)
+				out(move{[]string{"read-step", "read-step-for-old"}[i], 0}, t)
+			}
 		case call == 0:
 			call = w.due(s, i)
 		case !w.meets(*on, call):
@@ -179,12 +184,12 @@ func (w *world) reconcile(s *state, out emit) {
 }
 
 // behind emits a move, and the same with a step of the log on its way that was read just before, where the move made the log longer. A step that is read at any other time
-// can as well be read later, with the same to tell.
+// can as well be read later, with the same to tell: TestStepsAreReadLate.
 func (w *world) behind(s *state, out emit) emit {
 	return func(m move, t state) {
 		w.drop(&t)
 		out(m, t)
-		if t.costs == s.costs || s.step != 0 {
+		if t.costs == s.costs || s.step != 0 || w.early {
 			return
 		}
 		for i := range s.servers() {

@@ -148,8 +148,9 @@ type config struct {
 	limit  int64
 	// leases says how each producer comes to a lease.
 	leases [producers]uint8
-	// keepers are how many there may be.
+	// keepers are how many there may be. early lets their steps be read at any time, a move of its own.
 	keepers int
+	early   bool
 	rules   rules
 }
 
