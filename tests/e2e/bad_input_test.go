@@ -119,7 +119,7 @@ func newBadKeys(t *testing.T, s *harness.System, tenant *harness.Tenant) badKeys
 		k.revoked: "api_key_revoked", k.expired: "api_key_expired", k.otherRoute: "route_not_allowed",
 		k.otherModel: "model_not_allowed", k.noInvoke: "insufficient_scope",
 	} {
-		harness.Eventually(t, 10*harness.InForceWithin, func() error {
+		harness.Eventually(t, 60*harness.InForceWithin, func() error {
 			if got := send(t, s, openAIDialect.generate("openai", false, 16).by(secret).with("X-Mock-Fault", "400")); got.code() != code {
 				return fmt.Errorf("got %d %q, want %q", got.status, got.code(), code)
 			}

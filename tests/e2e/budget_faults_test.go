@@ -48,7 +48,7 @@ func TestAnIdleWorkspaceKeepsItsBudgets(t *testing.T) {
 		status, _ := askAt(t, s.ProxyURL, slow)
 		answered <- status
 	}()
-	harness.Eventually(t, 10*time.Second, func() error {
+	harness.Eventually(t, 60*time.Second, func() error {
 		b, err := s.Admin.Budget(t.Context(), tenant.ID, "all")
 		if err == nil && (b.Balance == nil || b.Balance.ReservedUSD == "0") {
 			err = errors.New("nothing is under way")

@@ -27,7 +27,7 @@ func setBudget(t *testing.T, s *harness.System, tenant *harness.Tenant, name str
 // awaitHeld waits until a proxy holds calls to a budget; until then it serves them, or its Redis lacks the budget.
 func awaitHeld(t *testing.T, base string, r request, want int) {
 	t.Helper()
-	harness.Eventually(t, 10*harness.InForceWithin, func() error {
+	harness.Eventually(t, 60*harness.InForceWithin, func() error {
 		if got, code := askAt(t, base, r); got != want {
 			return fmt.Errorf("%s answers %d %q, want %d", base, got, code, want)
 		}

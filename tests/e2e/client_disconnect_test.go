@@ -103,7 +103,7 @@ func (c leaving) leave(t *testing.T, s *harness.System, d dialect, tenant *harne
 			_ = response.Body.Close()
 		}
 	}()
-	harness.Eventually(t, 10*time.Second, func() error { return reached(s, c.key(d, tenant)) })
+	harness.Eventually(t, 60*time.Second, func() error { return reached(s, c.key(d, tenant)) })
 	cancel()
 	<-gone
 }

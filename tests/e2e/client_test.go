@@ -137,7 +137,7 @@ func awaitRoutes(t *testing.T, s *harness.System, tenant *harness.Tenant, routes
 	t.Helper()
 	for _, r := range routes {
 		r.body = "{"
-		harness.Eventually(t, 10*harness.InForceWithin, func() error {
+		harness.Eventually(t, 60*harness.InForceWithin, func() error {
 			if got := send(t, s, r.by(tenant.Key)); got.status != http.StatusBadRequest {
 				return fmt.Errorf("%s answers %d", r.path, got.status)
 			}
@@ -150,7 +150,7 @@ func awaitRoutes(t *testing.T, s *harness.System, tenant *harness.Tenant, routes
 func awaitKnown(t *testing.T, s *harness.System, tenant *harness.Tenant, routes ...string) {
 	t.Helper()
 	for _, name := range routes {
-		harness.Eventually(t, 10*harness.InForceWithin, func() error {
+		harness.Eventually(t, 60*harness.InForceWithin, func() error {
 			if got := send(t, s, request{key: tenant.Key, path: "/" + name + "/%2e%2e/x"}); got.status != http.StatusBadRequest {
 				return fmt.Errorf("route %s answers %d", name, got.status)
 			}

@@ -142,7 +142,7 @@ func TestProxyStartsFromItsSnapshotWithoutKafka(t *testing.T) {
 	good := openAIDialect.generate("openai", false, 32).by(tenant.Key)
 
 	first := startEdge(t, s, dir, kafka)
-	harness.Eventually(t, 10*harness.InForceWithin, func() error {
+	harness.Eventually(t, 60*harness.InForceWithin, func() error {
 		if status, code := askAt(t, first.url, request{method: http.MethodGet, key: tenant.Key, path: "/http/x/../y"}); status == http.StatusUnauthorized {
 			return fmt.Errorf("got %d %s", status, code)
 		}

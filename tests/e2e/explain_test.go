@@ -19,7 +19,7 @@ func exhaust(t *testing.T, s *harness.System, tenant *harness.Tenant, keys ...st
 	admitted = map[string]int{}
 	var ids []string
 	n := 0
-	harness.Eventually(t, 10*harness.InForceWithin, func() error {
+	harness.Eventually(t, 60*harness.InForceWithin, func() error {
 		last = keys[n%len(keys)]
 		n++
 		got := send(t, s, request{method: http.MethodGet, key: last, path: "/http/x"})
@@ -72,7 +72,7 @@ func TestALimitedRequestIsExplained(t *testing.T) {
 		}
 		return out
 	}
-	harness.Eventually(t, 10*harness.InForceWithin, func() error {
+	harness.Eventually(t, 60*harness.InForceWithin, func() error {
 		if got := send(t, s, request{method: http.MethodGet, key: other.Secret, path: "/http/x"}); got.status != http.StatusOK {
 			return fmt.Errorf("the other key gets %d", got.status)
 		}
@@ -107,7 +107,7 @@ func TestALimitedRequestIsExplained(t *testing.T) {
 
 	put("shared", adminclient.PutLimit{Scope: "workspace", Limit: 1000})
 	put("own", adminclient.PutLimit{Scope: "key", Algorithm: "sliding_window", Limit: 3})
-	harness.Eventually(t, 10*harness.InForceWithin, func() error {
+	harness.Eventually(t, 60*harness.InForceWithin, func() error {
 		got := send(t, s, request{method: http.MethodGet, key: tenant.Key, path: "/http/x"})
 		if got.status != http.StatusOK || !strings.Contains(got.header.Get("Ratelimit"), `"own"`) {
 			return fmt.Errorf("got %d with the limits %s", got.status, got.header.Get("Ratelimit"))

@@ -72,7 +72,7 @@ func TestALongStreamKeepsItsReservation(t *testing.T) {
 		return harness.Nano(t, &b.Balance.ReservedUSD)
 	}
 	var bound int64
-	harness.Eventually(t, 10*time.Second, func() error {
+	harness.Eventually(t, 60*time.Second, func() error {
 		if bound = reserved(); bound <= 0 {
 			return fmt.Errorf("reserved %d with the stream under way", bound)
 		}

@@ -15,7 +15,7 @@ import (
 func served(t *testing.T, s *harness.System, keys map[string]bool) map[string]mockprovider.Record {
 	t.Helper()
 	var found map[string]mockprovider.Record
-	harness.Eventually(t, 10*time.Second, func() error {
+	harness.Eventually(t, 60*time.Second, func() error {
 		found = map[string]mockprovider.Record{}
 		for _, r := range s.Mock.Served() {
 			if !keys[r.IdempotencyKey] {

@@ -110,7 +110,7 @@ func (p *Process) Kill() {
 		p.tb.Fatalf("killing rateguard: %v", err)
 	}
 	<-p.exited //nolint:errcheck // killed: its error says no more
-	Eventually(p.tb, 10*time.Second, func() error {
+	Eventually(p.tb, 60*time.Second, func() error {
 		for _, pid := range children {
 			if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !strings.Contains(string(stat), ") Z ") {
 				return fmt.Errorf("child %d is still there: %s", pid, stat)

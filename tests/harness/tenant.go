@@ -77,7 +77,7 @@ func (t *Tenant) Route(name string, r adminclient.PutRoute) {
 // 401, once it is known 404, and in neither case is anything forwarded or charged.
 func (t *Tenant) awaitServed() {
 	t.tb.Helper()
-	Eventually(t.tb, 10*InForceWithin, func() error {
+	Eventually(t.tb, 60*InForceWithin, func() error {
 		for _, route := range []string{"openai", "anthropic", "gemini", "http"} {
 			status, err := t.probe(route)
 			if err != nil {

@@ -232,7 +232,7 @@ func (w *world) expire() {
 	for _, key := range keys {
 		w.redisDo("pexpire", key, 1)
 	}
-	harness.Eventually(w.t, 10*time.Second, func() error {
+	harness.Eventually(w.t, 60*time.Second, func() error {
 		if n, err := w.redis.Client.Exists(w.t.Context(), keyspace.State(w.tenant.ID)).Result(); err != nil || n > 0 {
 			return errors.Join(errors.New("the state is there still"), err)
 		}
