@@ -31,6 +31,8 @@ const (
 	// lockPatience is how long a dead postmaster's lock files are waited for; after kill -9 its
 	// shared memory is in use until its last child has noticed, about a second.
 	lockPatience = 30 * time.Second
+	// stopTimeout leaves time for the last checkpoint, which writes all that is dirty. A server that is killed recovers at its next start.
+	stopTimeout = 2 * time.Minute
 )
 
 // Config says where the server keeps its data.
@@ -241,7 +243,7 @@ func (c *cluster) launch(ctx context.Context, password string) (*Server, error) 
 		Name: "postgres", Path: filepath.Join(c.bin, "postgres"), Dir: c.cfg.Dir, Attr: c.id.attr(), Log: c.cfg.Log,
 		Args: append([]string{"-D", c.data()}, settings(s.port)...),
 		// Fast shutdown; and when this process is killed, the immediate one: every server process ends, WAL recovers.
-		StopSignal: syscall.SIGINT, DeathSignal: syscall.SIGQUIT,
+		StopSignal: syscall.SIGINT, StopTimeout: stopTimeout, DeathSignal: syscall.SIGQUIT,
 		Ready: func(ctx context.Context) error { return ping(ctx, s.url("postgres")) },
 	})
 	if err != nil {
