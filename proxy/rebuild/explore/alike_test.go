@@ -58,6 +58,8 @@ var alikePart = slices.Concat(withEach(three, "three requests"), withEach(four, 
 	rivals(both("two keepers, a wipe", faults{wipe: 1, restart: 1})),
 	both("taken for dead, a wipe", faults{zombie: 1, wipe: 1}),
 	both("a lost disk, a failover", faults{lose: 1, failover: 1}),
+	lonely(both("one request, taken for dead, a failover", faults{zombie: 1, failover: 1})),
+	lonely(both("one request, taken for dead, then a crash, a failover", faults{zombie: 1, crash: 1, failover: 1})),
 })
 
 // member is one of the states that are alike.
@@ -168,6 +170,41 @@ func TestStepsAreReadLate(t *testing.T) {
 				t.Errorf("%d kinds of states and %d", len(late), len(early))
 			}
 		})
+	}
+}
+
+// play makes moves.
+func (w *world) play(t *testing.T, s state, moves ...string) state {
+	t.Helper()
+	for _, name := range moves {
+		var to *state
+		w.next(&s, func(m move, t state) {
+			if m.String() == name {
+				to = &t
+			}
+		})
+		if to == nil {
+			t.Fatalf("no %q here: %s", name, w.follow(&s))
+		}
+		s = *to
+	}
+	return s
+}
+
+// TestWhatACloserMayReadTellsStatesApart has closers that may still come to the old primary: of a process that serves, and of one that dies after it was closed. Too far from
+// the start for what TestAlikeStatesGoOnAlike compares.
+func TestWhatACloserMayReadTellsStatesApart(t *testing.T) {
+	w := newWorld(lonely(both("", faults{zombie: 1, failover: 1})))
+	s := w.play(t, w.first(), "failover 0", "ask 0", "begin-closing 0", "grant-on-old 0", "open 0", "end 0", "hear-fence 0")
+	a, b := w.play(t, s, "settle-on-old 0"), w.play(t, s, "settle 0")
+	if w.digest(&a) == w.digest(&b) {
+		t.Error("a closer of a process that serves is forgotten")
+	}
+	w = newWorld(lonely(both("", faults{zombie: 1, crash: 1, failover: 1})))
+	s = w.play(t, w.first(), "ask 0", "grant 0", "open 0", "end 0", "begin-closing 0", "hear-fence 0", "retire 0", "read-for-closing 0", "append-closing 0", "read-all-ended 0", "closed 0")
+	a, b = w.play(t, s, "settle 0", "failover 0", "crash 0"), w.play(t, s, "failover 0", "settle 0", "crash 0")
+	if w.digest(&a) == w.digest(&b) {
+		t.Error("a closer that will begin again is forgotten")
 	}
 }
 

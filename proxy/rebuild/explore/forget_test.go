@@ -115,8 +115,10 @@ func (w *world) reached(s *state) (called, granting bool) {
 		return true, true
 	}
 	for p := range producers {
-		if s.p[p].phase != serving && s.c[p].step < 5 {
-			return true, true
+		switch c := &s.c[p]; {
+		case c.step == 0 && s.p[p].phase == serving, c.step == 5 && (c.dead || s.p[p].phase != dead):
+		default:
+			return true, true // a closer is at work, or will be
 		}
 	}
 	for r := range requests {

@@ -50,6 +50,9 @@ func needed() []lacking {
 		{"telling Redis that it was taken from the lease", withoutOf(faults{}, rules{noShrink: true})},
 		{"charging the rest of a lease without the folder", withoutOf(faults{lose: 1}, rules{freesRest: true})},
 		{"the gate in front of leases", withoutOf(faults{wipe: 1}, rules{oldLeases: true, oldTaken: true})},
+		{"that a step is for the budgets and the place that it was read for", lonely(withoutOf(faults{wipe: 1}, rules{edits: map[string]string{
+			"state[1] ~= ARGV[1] or stands < from or stands >= tonumber(ARGV[3]) or ARGV[4] == '1' and stands ~= from": "false",
+		}}))},
 		// The last ones need the most states.
 		{"the word that a producer is being closed, before its fence", without(faults{crash: 1, wipe: 1}, rules{noAnnouncedFence: true})},
 		{"taking what surfaces late off what a closing charged for a lease", lonely(withoutOf(faults{zombie: 1, crash: 1}, rules{noUncharge: true}))},

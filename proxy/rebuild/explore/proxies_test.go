@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/rateguard/rateguard/proxy/epoch"
 	"github.com/rateguard/rateguard/proxy/lua"
@@ -19,6 +20,9 @@ type move struct {
 }
 
 func (m move) String() string { return fmt.Sprintf("%s %d", m.what, m.who) }
+
+// onOld reports whether a call came to the old primary.
+func (m move) onOld() bool { return strings.Contains(m.what, "-on-old") }
 
 // emit takes a move and the state behind it.
 type emit func(m move, t state)

@@ -137,8 +137,11 @@ func (w *world) next(s *state, out emit) {
 }
 
 // drop lets calls of the reconciler end that were made for budgets which are no more, or which nobody asks of the old primary any more: they change nothing, whenever they
-// come, and until then no other is made.
+// come, and until then no other is made. Without what the scripts check they might.
 func (w *world) drop(s *state) {
+	if len(w.rules.edits) > 0 {
+		return
+	}
 	for _, call := range []*int32{&s.step, &s.spare} {
 		if *call != 0 && !w.meets(s.primary, *call) && (s.old.replid == 0 || !w.meets(s.old, *call) || !w.grants(s)) {
 			*call = 0
@@ -148,7 +151,7 @@ func (w *world) drop(s *state) {
 
 // meets reports whether a call of the reconciler was made for the budgets of a server.
 func (w *world) meets(on server, call int32) bool {
-	return uint64(w.origins[call].epoch) == w.place(on).Epoch
+	return uint64(w.origins[call].epoch) == w.place(on).Epoch || len(w.rules.edits) > 0
 }
 
 // grants reports whether something can still be asked of the old primary.
@@ -315,11 +318,11 @@ func (o *outcome) String() string {
 }
 
 // deep visits one state of each kind that can be reached, so many at most, and ends at the first violation. A kind that comes back behind another is one too: then
-// something goes round for ever.
+// something goes round for ever, unless that takes an old primary which answers each time.
 func deep(w *world, most int) *outcome {
 	o := new(outcome)
 	var seen digests
-	underWay := map[uint64]struct{}{}
+	underWay := map[uint64]int{} // by how many moves lead there
 	var path []move
 	stop := func(s *state, violation string) {
 		o.violation, o.last = violation, s
@@ -334,7 +337,7 @@ func deep(w *world, most int) *outcome {
 		}
 		o.states++
 		o.depth = max(o.depth, len(path))
-		underWay[as] = struct{}{}
+		underWay[as] = len(path)
 		violation := w.wrong(s)
 		if violation == "" {
 			alive := false
@@ -348,10 +351,10 @@ func deep(w *world, most int) *outcome {
 					return // nobody can tell that it happened
 				}
 				alive = alive || !w.optional
-				_, on := underWay[to]
+				from, on := underWay[to]
 				path = append(path, m)
 				switch {
-				case on:
+				case on && !slices.ContainsFunc(path[from:], move.onOld):
 					stop(&t, "it goes round for ever")
 				case seen.add(to):
 					visit(&t, to)
